@@ -1,0 +1,208 @@
+"""The data sets as they are on disk: samples, masks and splits, read from a folder or a zip.
+
+Two layouts are known. The official one of CelebAMask-HQ (Lee et al., CVPR 2020)::
+
+    CelebA-HQ-img/{i}.jpg
+    CelebAMask-HQ-mask-anno/{i // 2000}/{i:05d}_{part}.png
+    CelebA-HQ-to-CelebA-mapping.txt
+
+and, for everybody's own photographs, pairs of one picture and one mask of both eyes::
+
+    images/{name}.jpg
+    eye_masks/{name}.png  (or masks/{name}.png)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from preprocess.archive import Member, list_members
+from preprocess.errors import InputError
+
+IMAGE_FOLDER = "CelebA-HQ-img"
+MASK_FOLDER = "CelebAMask-HQ-mask-anno"
+MAPPING_FILE = "CelebA-HQ-to-CelebA-mapping.txt"
+EYES = ("l_eye", "r_eye")
+SPLITS = ("train", "val", "test")
+
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+_MASK_NAME = re.compile(r"(\d+)_(l_eye|r_eye)\.png")
+# CelebA's own partition file puts these ranges of orig_idx into train, val and test.
+_FIRST_VAL, _FIRST_TEST = 162_770, 182_637
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One photograph of the source and where its masks are; nothing is read yet."""
+
+    key: str
+    split: str
+    image: Member
+    masks: dict[str, Member]
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The image and its masks, in a fixed order."""
+        return (self.image, *(self.masks[part] for part in sorted(self.masks)))
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Something that was not packed, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a source holds."""
+
+    source: Path
+    samples: tuple[RawSample, ...]
+    dropped: tuple[Dropped, ...] = ()
+    split_rule: str = "official"
+    notes: tuple[str, ...] = field(default=())
+
+
+def read_plan(source: Path, split: str | None = None) -> Plan:
+    """List the samples of a folder or zip, without reading a picture.
+
+    Parameters
+    ----------
+    source
+        Folder or zip in one of the two layouts; one enclosing folder is looked through.
+    split
+        Put every sample into this split instead of following the rule.
+
+    Raises
+    ------
+    InputError
+        Where the path is missing or holds neither layout.
+    """
+    members = list_members(source, _is_wanted)
+    if any(IMAGE_FOLDER in name.parts for name in members):
+        plan = _plan_official(source, members)
+    elif any("images" in name.parts for name in members):
+        plan = _plan_pairs(source, members)
+    else:
+        raise InputError(
+            source,
+            f"holds neither {IMAGE_FOLDER}/ nor images/",
+            f"Give the folder with {IMAGE_FOLDER}/ and {MASK_FOLDER}/ in it, or CelebAMask-HQ.zip",
+        )
+    if not plan.samples:
+        raise InputError(source, "holds no image", "Check that the download is complete")
+    if split is not None:
+        samples = tuple(replace(sample, split=split) for sample in plan.samples)
+        plan = replace(plan, samples=samples, split_rule=f"all {split}", notes=())
+    return plan
+
+
+def _is_wanted(name: str) -> bool:
+    """Skip the masks of the other 17 parts: nine files in ten of the full set."""
+    if name.startswith("__MACOSX/"):
+        return False
+    return f"{MASK_FOLDER}/" not in name or name.endswith(tuple(f"_{eye}.png" for eye in EYES))
+
+
+def split_of_orig_idx(orig_idx: int) -> str:
+    """Return the split of CelebA's own partition: train, val or test."""
+    if orig_idx < _FIRST_VAL:
+        return "train"
+    return "val" if orig_idx < _FIRST_TEST else "test"
+
+
+def split_of_key(key: str) -> str:
+    """Return a stable 80/10/10 split by hash, for sets without an official one."""
+    share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") / 2**32
+    if share < 0.8:
+        return "train"
+    return "val" if share < 0.9 else "test"
+
+
+def _plan_official(source: Path, members: dict[PurePosixPath, Member]) -> Plan:
+    images: dict[int, Member] = {}
+    masks: dict[int, dict[str, Member]] = {}
+    mapping: Member | None = None
+    dropped: list[Dropped] = []
+    for name, member in members.items():
+        if name.parent.name == IMAGE_FOLDER and name.suffix.lower() in _IMAGE_SUFFIXES:
+            if name.stem.isdecimal():
+                images[int(name.stem)] = member
+            else:
+                dropped.append(Dropped(name.name, "image name is not a number"))
+        elif MASK_FOLDER in name.parts:
+            if match := _MASK_NAME.fullmatch(name.name):
+                masks.setdefault(int(match[1]), {})[match[2]] = member
+        elif name.name == MAPPING_FILE:
+            mapping = member
+    for number in sorted(masks.keys() - images.keys()):
+        dropped.append(Dropped(f"{number:05d}", f"mask without an image ({number}.jpg is missing)"))
+    if not masks:
+        raise InputError(
+            source, f"has images but no eye mask under {MASK_FOLDER}/", "Check the download"
+        )
+    splits = _read_mapping(source, mapping) if mapping else None
+    samples = []
+    for number in sorted(images):
+        key = f"{number:05d}"
+        if splits is not None and number not in splits:
+            dropped.append(Dropped(key, f"not listed in {MAPPING_FILE}"))
+            continue
+        split = splits[number] if splits is not None else split_of_key(key)
+        samples.append(RawSample(key, split, images[number], masks.get(number, {})))
+    if splits is not None:
+        return Plan(source, tuple(samples), tuple(dropped))
+    note = f"no {MAPPING_FILE}: split 80/10/10 by a hash of the id, not by the official rule"
+    return Plan(source, tuple(samples), tuple(dropped), "hash", (note,))
+
+
+def _read_mapping(source: Path, member: Member) -> dict[int, str]:
+    """Read `idx orig_idx orig_file` lines to the split of each idx."""
+    splits = {}
+    lines = member.read(source).decode("ascii", "replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields or fields[0] == "idx":
+            continue
+        if len(fields) < 2 or not (fields[0].isdecimal() and fields[1].isdecimal()):
+            raise InputError(
+                f"{source / member.name}, line {number}",
+                f"reads {line!r}",
+                "Expected `idx orig_idx orig_file`",
+            )
+        splits[int(fields[0])] = split_of_orig_idx(int(fields[1]))
+    return splits
+
+
+def _plan_pairs(source: Path, members: dict[PurePosixPath, Member]) -> Plan:
+    images = _by_stem(members, ("images",))
+    masks = _by_stem(members, ("eye_masks", "masks"))
+    dropped = [
+        Dropped(stem, f"mask without an image (images/{stem}.* is missing)")
+        for stem in sorted(masks.keys() - images.keys())
+    ]
+    samples: dict[str, RawSample] = {}
+    for stem in sorted(images):
+        key = re.sub(r"[^a-z0-9_-]+", "-", stem.lower())
+        if stem not in masks:
+            dropped.append(Dropped(stem, "image without a mask (a black mask means no eye)"))
+        elif key in samples:
+            dropped.append(Dropped(stem, f"its key {key!r} is taken by {samples[key].image.name}"))
+        else:
+            samples[key] = RawSample(key, split_of_key(key), images[stem], {"eye": masks[stem]})
+    note = "pairs of images and masks: split 80/10/10 by a hash of the name"
+    return Plan(source, tuple(samples.values()), tuple(dropped), "hash", (note,))
+
+
+def _by_stem(members: dict[PurePosixPath, Member], folders: Iterable[str]) -> dict[str, Member]:
+    return {
+        name.stem: member
+        for name, member in members.items()
+        if name.parent.name in folders and name.suffix.lower() in _IMAGE_SUFFIXES
+    }

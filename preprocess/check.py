@@ -1,0 +1,145 @@
+"""Read every sample of a pack back, as training will, and hold it against the manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from preprocess.image import decode_rgb
+from preprocess.manifest import Manifest
+from preprocess.mask import LABELS
+from preprocess.shards import ShardRecord, file_sha256, index_path, read_index
+
+# DALI and simplejpeg both decode by libjpeg-turbo; versions differ by rounding at most.
+_PIXEL_TOLERANCE = 2
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Outcome of `check`."""
+
+    samples: int
+    readers: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+def dali_is_installed() -> bool:
+    """Return whether NVIDIA DALI can be imported (there are wheels for Linux only)."""
+    return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
+
+
+def check(root: Path) -> CheckReport:
+    """Read every sample of every shard through DALI and through webdataset.
+
+    Checked are: checksums of shards and indexes; keys in order and number; sizes and value range
+    of images and label maps; eye areas against the sample's own JSON; both readers against each
+    other, pixel by pixel. Where DALI is not installed, `CheckReport.readers` says so.
+
+    Raises
+    ------
+    InputError
+        Where the manifest or an index is missing.
+    """
+    manifest = Manifest.load(root)
+    with_dali = dali_is_installed()
+    faults: list[str] = []
+    with tqdm(total=manifest.samples, unit="img", desc="check", disable=None) as bar:
+        for split in manifest.splits.values():
+            for shard in split.shards:
+                faults += _check_shard(root, shard, manifest.settings.size, with_dali, bar)
+    readers = ("webdataset", "dali") if with_dali else ("webdataset",)
+    return CheckReport(manifest.samples, readers, tuple(faults))
+
+
+def _check_shard(
+    root: Path, shard: ShardRecord, size: int, with_dali: bool, bar: tqdm[Any]
+) -> list[str]:
+    path = root / shard.name
+    if not path.exists():
+        return [f"{path}: missing"]
+    if file_sha256(path) != shard.sha256:
+        return [f"{path}: sha256 differs from the manifest's"]
+    entries = read_index(path)
+    if file_sha256(index_path(path)) != shard.index_sha256:
+        return [f"{index_path(path)}: sha256 differs from the manifest's"]
+    keys = [entry.key for entry in entries]
+    faults, seen = [], []
+    decoded = _dali_samples(path, len(entries)) if with_dali else None
+    for sample in _webdataset_samples(path):
+        key = sample["__key__"]
+        seen.append(key)
+        image, label = decode_rgb(sample["jpg"], key), decode_label(sample["png"], key)
+        faults += [f"{path}, {key}: {fault}" for fault in _faults(sample, image, label, size)]
+        if decoded is not None:
+            other_image, other_label = next(decoded)
+            difference = np.abs(image.astype(np.int16) - other_image).max()
+            if difference > _PIXEL_TOLERANCE or not np.array_equal(label, other_label):
+                faults.append(f"{path}, {key}: DALI decodes other pixels (by {difference} levels)")
+        bar.update()
+    if seen != keys or len(seen) != shard.samples:
+        faults.append(f"{path}: {len(seen)} samples read, {shard.samples} in the manifest")
+    return faults
+
+
+def _faults(
+    sample: dict[str, Any],
+    image: npt.NDArray[np.uint8],
+    label: npt.NDArray[np.uint8],
+    size: int,
+) -> Iterator[str]:
+    if image.shape != (size, size, 3):
+        yield f"image is {image.shape}, expected {(size, size, 3)}"
+    if label.shape != (size, size):
+        yield f"label map is {label.shape}, expected {(size, size)}"
+    if unknown := set(np.unique(label).tolist()) - set(LABELS.values()):
+        yield f"label map holds levels {sorted(unknown)}"
+    for part, area in json.loads(sample["json"])["area"].items():
+        if int((label == LABELS[part]).sum()) != area:
+            yield f"{part} covers another area than the {area} pixels noted when packing"
+
+
+def decode_label(data: bytes, name: str) -> npt.NDArray[np.uint8]:
+    """Decode a packed label map to its grey levels, H x W uint8."""
+    import cv2
+
+    label = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if label is None or label.ndim != 2:
+        raise ValueError(f"{name}: not a grey PNG")
+    return np.asarray(label, np.uint8)
+
+
+def _webdataset_samples(path: Path) -> Iterator[dict[str, Any]]:
+    import webdataset
+
+    return iter(webdataset.WebDataset(str(path), shardshuffle=False))
+
+
+def _dali_samples(path: Path, count: int, batch: int = 64) -> Iterator[tuple[Any, Any]]:
+    from nvidia.dali import fn, types
+    from nvidia.dali.pipeline import Pipeline
+
+    pipeline = Pipeline(batch_size=min(batch, count), num_threads=2, device_id=None)
+    with pipeline:
+        jpg, png = fn.readers.webdataset(
+            paths=[str(path)],
+            index_paths=[str(index_path(path))],
+            ext=["jpg", "png"],
+            missing_component_behavior="error",
+        )
+        image = fn.decoders.image(jpg, device="cpu", jpeg_fancy_upsampling=True)
+        pipeline.set_outputs(image, fn.decoders.image(png, device="cpu", output_type=types.GRAY))
+    pipeline.build()
+    left = count
+    while left:
+        images, labels = pipeline.run()  # type: ignore[misc]
+        for number in range(min(left, len(images))):
+            yield images.at(number), labels.at(number)[..., 0]
+        left -= min(left, len(images))

@@ -1,0 +1,137 @@
+"""Command line of the packer: `python -m preprocess`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from preprocess.errors import reports_errors
+
+
+class DefaultsTo(click.Group):
+    """A click group in which one command's name may be left out."""
+
+    def __init__(self, *args: object, default: str, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.default = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the default command in front where the first word is none."""
+        if not (args and (args[0] in self.commands or args[0] in {"--help", "-h"})):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+
+
+@click.group(cls=DefaultsTo, default="pack", context_settings=HELP)
+def main() -> None:
+    """Pack photographs of faces and their eye masks into WebDataset shards.
+
+    Without a command, `pack` is meant: python -m preprocess --data FOLDER.
+    """
+
+
+@main.command()
+@click.option(
+    "--data",
+    "source",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="CelebAMask-HQ folder or zip, or a folder with images/ and eye_masks/.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("shards"),
+    help="Folder for shards and manifest.",
+)
+@click.option("--size", default=256, help="Side of the packed square in pixels.")
+@click.option("--quality", default=95, help="JPEG quality of the packed image.")
+@click.option("--samples-per-shard", default=1024)
+@click.option("--seed", default=0, help="Seed of the order of samples in the shards.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    help="Put everything into one split instead of following the official rule.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
+@click.option("--overwrite", is_flag=True, help="Replace a pack of other photographs or settings.")
+@click.option(
+    "--tune/--no-tune", default=True, help="Keep freed memory (see preprocess/tuning.py)."
+)
+@reports_errors
+def pack(
+    source: Path, out: Path, size: int, quality: int, samples_per_shard: int, seed: int,
+    split: str | None, workers: int | None, overwrite: bool, tune: bool,
+) -> None:  # fmt: skip
+    """Pack a data set; continues after an interruption, redoes only what changed."""
+    from preprocess.manifest import PackSettings
+    from preprocess.pack import PackConfig
+    from preprocess.pack import pack as run
+    from preprocess.tuning import tune_process
+
+    settings = PackSettings(size, quality, samples_per_shard, seed)
+    click.echo(tune_process(tune), err=True)
+    report = run(PackConfig(source, out, settings, split, workers, overwrite))
+    from preprocess.show import save_preview, summary
+
+    preview = out / "preview.png"
+    if report.packed or not preview.exists():
+        save_preview(out, preview)
+    click.echo(summary(out, report))
+
+
+@main.command()
+@click.option("--shards", type=click.Path(path_type=Path), default=Path("shards"))
+@reports_errors
+def check(shards: Path) -> None:
+    """Read every sample back through DALI and webdataset, against the manifest."""
+    from preprocess.check import check as run
+    from preprocess.errors import InputError
+
+    report = run(shards)
+    for fault in report.faults[:20]:
+        click.echo(fault, err=True)
+    if report.faults:
+        raise InputError(shards, f"{len(report.faults)} faults", "Pack again with --overwrite")
+    click.echo(
+        f"{shards}: {report.samples} samples, read through {' and '.join(report.readers)}: ok"
+    )
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("data/sample"))
+@click.option("--count", default=400, help="Number of faces.")
+@click.option("--seed", default=0)
+@click.option("--size", default=1024, help="Side of the images; masks have half of it.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
+@reports_errors
+def sample(out: Path, count: int, seed: int, size: int, workers: int | None) -> None:
+    """Draw made-up faces in the official layout, for a first run without a download."""
+    from preprocess.errors import InputError
+    from preprocess.sample import SampleConfig, write_sample
+
+    try:
+        config = SampleConfig(count, seed, size, max(1, size // 2))
+    except ValueError as error:
+        raise InputError("sample", str(error), "See --help") from None
+    report = write_sample(out, config, workers)
+    splits = ", ".join(f"{number} {split}" for split, number in report.splits.items())
+    click.echo(f"{out}: {report.count} faces ({report.written} drawn now), {splits}")
+
+
+@main.command()
+@click.option("--shards", type=click.Path(path_type=Path), default=Path("shards"))
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="train")
+@click.option("--count", default=16, help="Number of samples.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("preview.png"))
+@reports_errors
+def show(shards: Path, split: str, count: int, out: Path) -> None:
+    """Draw packed images, labels and outlines as a picture grid."""
+    from preprocess.show import save_preview
+
+    save_preview(shards, out, split, count)
+    click.echo(f"{out}: {count} samples of {split}")

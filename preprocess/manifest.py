@@ -1,0 +1,170 @@
+"""The manifest of a pack: what was packed, from what, with which settings, and what was not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from preprocess.celebamask import SPLITS, Dropped
+from preprocess.errors import InputError
+from preprocess.mask import LABELS
+from preprocess.shards import ShardRecord, atomic_file
+
+MANIFEST_FILE = "manifest.json"
+FORMAT_VERSION = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """Everything that decides the bytes of a pack, apart from the source."""
+
+    size: int = 256
+    quality: int = 95
+    samples_per_shard: int = 1024
+    seed: int = 0
+    labels: dict[str, int] = field(default_factory=lambda: dict(LABELS))
+    resampling: str = "DCT scale to at least 2x, then area; border repeated; masks keep their area"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(16 <= self.size <= 4096, "size", self.size, "16 to 4096 pixels")
+        _require(self.size % 16 == 0, "size", self.size, "a multiple of 16")
+        _require(1 <= self.quality <= 100, "quality", self.quality, "1 to 100")
+        _require(self.samples_per_shard >= 1, "samples-per-shard", self.samples_per_shard, ">= 1")
+
+
+def _require(true: bool, option: str, value: object, expected: str) -> None:
+    if not true:
+        raise InputError(f"--{option}", f"is {value}", f"Expected {expected}")
+
+
+@dataclass(frozen=True)
+class EyeCount:
+    """Packed images by how many eyes their masks show."""
+
+    two: int = 0
+    one: int = 0
+    none: int = 0
+    merged: int = 0  # one mask for both eyes: the number cannot be told
+
+    def __add__(self, other: EyeCount) -> EyeCount:
+        """Add up, count by count."""
+        return EyeCount(
+            self.two + other.two,
+            self.one + other.one,
+            self.none + other.none,
+            self.merged + other.merged,
+        )
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """One split: its shards in order, and totals."""
+
+    samples: int
+    eyes: EyeCount
+    shards: tuple[ShardRecord, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of ``manifest.json``."""
+
+    settings: PackSettings
+    source: str
+    fingerprint: str
+    split_rule: str
+    splits: dict[str, SplitRecord]
+    dropped: tuple[Dropped, ...] = ()
+    empty_masks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def samples(self) -> int:
+        """Number of packed samples, all splits."""
+        return sum(split.samples for split in self.splits.values())
+
+    @property
+    def eyes(self) -> EyeCount:
+        """Images by number of eyes, all splits."""
+        return sum((split.eyes for split in self.splits.values()), EyeCount())
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards."""
+        return sum(shard.bytes for split in self.splits.values() for shard in split.shards)
+
+    def save(self, root: Path) -> None:
+        """Write ``manifest.json`` into the folder of the pack, whole or not at all."""
+        with atomic_file(root / MANIFEST_FILE) as file:
+            file.write(json.dumps(asdict(self), indent=2, sort_keys=True).encode() + b"\n")
+
+    @classmethod
+    def load(cls, root: Path) -> Manifest:
+        """Read the manifest of a pack.
+
+        Raises
+        ------
+        InputError
+            Where there is none, or it was written by another version of this program.
+        """
+        path = root / MANIFEST_FILE
+        try:
+            content = json.loads(path.read_bytes())
+            if content.get("format_version") != FORMAT_VERSION:
+                raise ValueError(f"format_version {content.get('format_version')}")
+            return _manifest(content)
+        except (FileNotFoundError, NotADirectoryError):
+            remedy = "Pack first: `make shards`, or `python -m preprocess --data FOLDER`"
+            raise InputError(path, "does not exist", remedy) from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(path, f"cannot be read ({error})", "Pack again") from None
+
+    def split(self, name: str) -> SplitRecord:
+        """Return a split that has samples.
+
+        Raises
+        ------
+        InputError
+            Where it has none.
+        """
+        record = self.splits.get(name)
+        if record is None or not record.samples:
+            there = ", ".join(f"{key} ({self.splits[key].samples})" for key in self.splits)
+            raise InputError(f"split {name!r}", "holds no samples", f"The pack has: {there}")
+        return record
+
+
+def from_fields(kind: type[T], content: dict[str, Any]) -> T:
+    """Build a dataclass from a dictionary; a key that it does not know fails."""
+    unknown = content.keys() - {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
+    if unknown:
+        raise ValueError(f"unknown key {sorted(unknown)[0]!r} for {kind.__name__}")
+    return kind(**content)
+
+
+def _manifest(content: dict[str, Any]) -> Manifest:
+    splits = {
+        name: SplitRecord(
+            record["samples"],
+            from_fields(EyeCount, record["eyes"]),
+            tuple(from_fields(ShardRecord, shard) for shard in record["shards"]),
+        )
+        for name, record in sorted(content["splits"].items(), key=lambda kv: SPLITS.index(kv[0]))
+    }
+    return from_fields(
+        Manifest,
+        content
+        | {
+            "settings": from_fields(PackSettings, content["settings"]),
+            "splits": splits,
+            "dropped": tuple(from_fields(Dropped, row) for row in content["dropped"]),
+            "empty_masks": tuple(content["empty_masks"]),
+            "notes": tuple(content["notes"]),
+        },
+    )

@@ -1,0 +1,177 @@
+"""WebDataset shards: deterministic tar files with DALI's index beside each.
+
+A shard exists whole or not at all: it is written under a temporary name, synced and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from preprocess.errors import InputError
+
+# First line of DALI's index: this version and the number of samples (wds2idx.py in DALI).
+_INDEX_VERSION = "v1.2"
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What the manifest says of one shard."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """One line of an index: the key, and (extension, offset, size, name) of each component."""
+
+    key: str
+    components: tuple[tuple[str, int, int, str], ...]
+
+    def line(self, extensions: Iterable[str] | None = None) -> str:
+        """Format as DALI reads it, with all components or only some."""
+        wanted = None if extensions is None else set(extensions)
+        return " ".join(
+            f"{extension} {offset} {size} {name}"
+            for extension, offset, size, name in self.components
+            if wanted is None or extension in wanted
+        )
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears under its name only when complete and synced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def shard_name(split: str, number: int) -> str:
+    """Return the path of a shard relative to the pack's folder."""
+    return f"{split}/eyes-{number:06d}.tar"
+
+
+def index_path(shard: Path) -> Path:
+    """Return the path of a shard's DALI index."""
+    return shard.with_suffix(".idx")
+
+
+def write_shard(
+    root: Path, name: str, samples: Iterable[tuple[str, dict[str, bytes]]]
+) -> ShardRecord:
+    """Write one shard and its index.
+
+    Parameters
+    ----------
+    root
+        Folder of the pack.
+    name
+        Path relative to it.
+    samples
+        (key, {extension: bytes}); keys match ``[a-z0-9_-]+``, because DALI takes everything after
+        the first dot as the extension and splits index lines at spaces.
+    """
+    path = root / name
+    digest = hashlib.sha256()
+    at, lines = 0, []
+    with atomic_file(path) as file:
+
+        def put(data: bytes) -> None:
+            nonlocal at
+            digest.update(data)
+            file.write(data)
+            at += len(data)
+
+        for key, parts in samples:
+            components = []
+            for extension in sorted(parts):
+                data, member = parts[extension], f"{key}.{extension}"
+                put(_header(member, len(data)))
+                components.append((extension, at, len(data), member))
+                put(data)
+                put(b"\0" * (-len(data) % _BLOCK))
+            lines.append(IndexEntry(key, tuple(components)).line())
+        put(b"\0" * (2 * _BLOCK))
+    index = format_index(lines)
+    with atomic_file(index_path(path)) as file:
+        file.write(index)
+    return ShardRecord(name, len(lines), at, digest.hexdigest(), hashlib.sha256(index).hexdigest())
+
+
+def _header(name: str, size: int) -> bytes:
+    """Return a USTAR header that depends on nothing but name and size (DALI does not read PAX)."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+
+
+def format_index(lines: list[str]) -> bytes:
+    """Join index lines to the bytes of an index file."""
+    return "\n".join([f"{_INDEX_VERSION} {len(lines)}", *lines, ""]).encode("ascii")
+
+
+def read_index(shard: Path) -> list[IndexEntry]:
+    """Read the index beside a shard.
+
+    Raises
+    ------
+    InputError
+        Where it is missing or damaged.
+    """
+    path = index_path(shard)
+    try:
+        first, *lines = path.read_text("ascii").splitlines()
+        version, count = first.split()
+        if version != _INDEX_VERSION or int(count) != len(lines):
+            raise ValueError
+        return [_parse_line(line) for line in lines]
+    except FileNotFoundError:
+        raise InputError(path, "is missing", "Pack again: `make shards`") from None
+    except ValueError:
+        raise InputError(path, "is no DALI index of this version", "Pack again") from None
+
+
+def _parse_line(line: str) -> IndexEntry:
+    fields = line.split()
+    if not fields or len(fields) % 4:
+        raise ValueError(line)
+    components = tuple(
+        (fields[at], int(fields[at + 1]), int(fields[at + 2]), fields[at + 3])
+        for at in range(0, len(fields), 4)
+    )
+    return IndexEntry(components[0][3].partition(".")[0], components)
+
+
+def read_samples(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield (key, {extension: bytes}) of a shard, through its index."""
+    with shard.open("rb") as file:
+        for entry in read_index(shard):
+            parts = {}
+            for extension, offset, size, _ in entry.components:
+                file.seek(offset)
+                parts[extension] = file.read(size)
+            yield entry.key, parts
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,69 @@
+"""What a person wants to see of a pack: a summary in words and a grid of samples."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from preprocess.check import decode_label
+from preprocess.errors import InputError
+from preprocess.grid import grey_to_rgb, grid, outline, save_png
+from preprocess.image import decode_rgb
+from preprocess.manifest import Manifest
+from preprocess.pack import PackReport
+from preprocess.shards import read_samples
+
+_LISTED = 10  # rows of dropped samples that the summary prints; the manifest has all
+
+
+def summary(root: Path, report: PackReport) -> str:
+    """Describe a run of `pack` in a few lines."""
+    manifest, eyes = report.manifest, report.manifest.eyes
+    splits = ", ".join(f"{record.samples} {name}" for name, record in manifest.splits.items())
+    lines = [f"{root}: {manifest.samples} samples ({splits}), {manifest.bytes / 1e6:.1f} MB"]
+    if report.packed:
+        rate = report.packed / report.seconds
+        lines.append(f"packed {report.packed} in {report.seconds:.1f} s ({rate:.0f} images/s)")
+    else:
+        lines.append("up to date, nothing to pack")
+    if eyes.merged:
+        lines.append(f"eyes: {eyes.merged} images with one mask for both")
+    else:
+        lines.append(
+            f"eyes: {eyes.two} images with two, {eyes.one} with one, {eyes.none} with none"
+        )
+    lines += [f"note: {note}" for note in manifest.notes]
+    if manifest.empty_masks:
+        lines.append(
+            f"suspect: {len(manifest.empty_masks)} mask files without content, taken as 'not "
+            f"visible': {', '.join(manifest.empty_masks[:_LISTED])}"
+        )
+    lines.append(f"dropped: {len(manifest.dropped)}")
+    lines += [f"  {row.key}: {row.reason}" for row in manifest.dropped[:_LISTED]]
+    if len(manifest.dropped) > _LISTED:
+        lines.append(f"  ... all are listed in {root / 'manifest.json'}")
+    return "\n".join(lines)
+
+
+def save_preview(root: Path, path: Path, split: str = "", count: int = 16) -> None:
+    """Save a grid of samples: packed image, label map, image with the label's outline.
+
+    Raises
+    ------
+    InputError
+        Where the pack or the split holds no samples.
+    """
+    manifest = Manifest.load(root)
+    names = (
+        [split] if split else [name for name, record in manifest.splits.items() if record.samples]
+    )
+    if not names:
+        raise InputError(root, "holds no samples", "See its manifest for what was dropped")
+    record = manifest.split(names[0])
+    pictures, captions = [], []
+    samples = (pair for shard in record.shards for pair in read_samples(root / shard.name))
+    for key, parts in islice(samples, count):
+        image, label = decode_rgb(parts["jpg"], key), decode_label(parts["png"], key)
+        pictures += [image, grey_to_rgb(label), outline(image, label)]
+        captions += [key, "label", "outline"]
+    save_png(grid(pictures, 12, captions), path)
