@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from zlib_ng.zlib_ng import decompress
-from zlib_ng.zlib_ng import error as ZlibError
-
 from preprocess.errors import DecodeError, InputError
+from preprocess.inflate import inflate
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
@@ -82,8 +80,8 @@ class Member:
             data = packed
         elif self.method == zipfile.ZIP_DEFLATED:
             try:
-                data = decompress(packed, wbits=-15, bufsize=max(self.size, 1))
-            except ZlibError:
+                data = inflate(packed, self.size, raw=True)
+            except ValueError:
                 raise damaged from None
         else:
             problem = f"is packed with zip method {self.method}"

@@ -128,18 +128,19 @@ def _dali_samples(path: Path, count: int, batch: int = 64) -> Iterator[tuple[Any
 
     pipeline = Pipeline(batch_size=min(batch, count), num_threads=2, device_id=None)
     with pipeline:
-        jpg, png = fn.readers.webdataset(
+        components: Any = fn.readers.webdataset(
             paths=[str(path)],
             index_paths=[str(index_path(path))],
             ext=["jpg", "png"],
             missing_component_behavior="error",
         )
+        jpg, png = components
         image = fn.decoders.image(jpg, device="cpu", jpeg_fancy_upsampling=True)
         pipeline.set_outputs(image, fn.decoders.image(png, device="cpu", output_type=types.GRAY))
     pipeline.build()
     left = count
     while left:
-        images, labels = pipeline.run()  # type: ignore[misc]
+        images, labels = pipeline.run()
         for number in range(min(left, len(images))):
             yield images.at(number), labels.at(number)[..., 0]
         left -= min(left, len(images))

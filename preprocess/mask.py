@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from zlib_ng.zlib_ng import compress, decompress
-from zlib_ng.zlib_ng import error as ZlibError
+from zlib_ng import zlib_ng
 
 from preprocess.errors import DecodeError
 from preprocess.image import Geometry
+from preprocess.inflate import inflate
 
 Mask = npt.NDArray[np.uint8]
 
@@ -72,12 +72,9 @@ def _decode_sparse_png(data: bytes) -> Mask | None:
     stream = _idat(data)
     if stream is None:
         return None
-    length = height * (1 + width * channels)
     try:
-        filtered = decompress(stream, bufsize=length)
-    except ZlibError:
-        return None
-    if len(filtered) != length:
+        filtered = inflate(stream, height * (1 + width * channels))
+    except ValueError:
         return None
     rows = np.frombuffer(filtered, np.uint8).reshape(height, -1)
     used = np.flatnonzero(rows.any(axis=1))
@@ -136,7 +133,7 @@ def _encode_rows(filtered: bytes, width: int, height: int, channels: int, level:
 
     colour = _PNG_RGB if channels == 3 else _PNG_GREY
     header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
-    body = compress(filtered, level)
+    body = zlib_ng.compress(filtered, level)
     return _PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
@@ -150,7 +147,9 @@ def _decode_with_pillow(data: bytes, name: str) -> Mask:
                 return np.asarray(picture.convert("L"))
             if picture.mode.startswith("I") or picture.mode == "F":
                 values = np.asarray(picture, np.float64)
-                return np.rint(255 * values / max(values.max(initial=0.0), 1e-9)).astype(np.uint8)
+                return np.asarray(
+                    np.rint(255 * values / max(values.max(initial=0.0), 1e-9)), np.uint8
+                )
             # Colour and palette: by the colours, never by palette indices or a grey conversion
             # (index 1 may be (225, 0, 0), which reads as 67 in grey).
             return np.asarray(np.asarray(picture.convert("RGB")).max(axis=2), np.uint8)

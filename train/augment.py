@@ -1,0 +1,201 @@
+"""Augmentation: the random numbers, and what they do to one picture.
+
+The numbers are drawn here for both loaders, from (seed, epoch, step) alone, so that DALI's graph
+and the portable twin show the network the same pictures, a resumed run repeats them, and each of
+several processes draws its own part of the whole batch. `train.dali_loader` applies them inside
+the DALI graph; `augment` below is the same on arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from train.config import AugmentConfig, Effect
+
+Floats = npt.NDArray[np.float32]
+
+# RGB to YIQ (FCC NTSC, 1953) and back, the numbers that DALI's color_twist uses.
+_RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
+_YIQ_TO_RGB = np.array([[1, 0.956, 0.621], [1, -0.272, -0.647], [1, -1.107, 1.705]])
+_MIDDLE = 128.0
+_HUE_DEGREES = 60.0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random numbers for a batch of N pictures; the first axis of every array is N.
+
+    Attributes
+    ----------
+    matrix
+        N x 3 x 3 float32, output to input in pixels, (0, 0) the corner of the corner pixel.
+    moved, twisted, blurred, noisy, compressed
+        N bool: whether the effect applies.
+    brightness, contrast, saturation, hue, sigma, noise
+        N float32: two factors, a factor, degrees, pixels, levels.
+    quality
+        N int32, JPEG quality.
+    """
+
+    matrix: Floats
+    moved: npt.NDArray[np.bool_]
+    brightness: Floats
+    contrast: Floats
+    twisted: npt.NDArray[np.bool_]
+    saturation: Floats
+    hue: Floats
+    blurred: npt.NDArray[np.bool_]
+    sigma: Floats
+    noisy: npt.NDArray[np.bool_]
+    noise: Floats
+    compressed: npt.NDArray[np.bool_]
+    quality: npt.NDArray[np.int32]
+
+    def rows(self, part: slice) -> Draw:
+        """Return the numbers of some pictures of the batch."""
+        return Draw(**{name: array[part] for name, array in vars(self).items()})
+
+
+def draw(config: AugmentConfig, size: int, count: int, seed: tuple[int, ...]) -> Draw:
+    """Draw the numbers for a batch.
+
+    Parameters
+    ----------
+    config
+        Strengths and probabilities.
+    size
+        Side of the pictures in pixels.
+    count
+        Number of pictures.
+    seed
+        Entropy; equal seeds draw equal numbers.
+    """
+    rng = np.random.default_rng(seed)
+
+    def happens(effect: Effect) -> npt.NDArray[np.bool_]:
+        return rng.random(count) < effect.probability
+
+    def symmetric(effect: Effect) -> npt.NDArray[np.float64]:
+        on = happens(effect)
+        return np.where(on, rng.uniform(-1, 1, count) * effect.strength, 0.0)
+
+    flip = happens(config.flip)
+    grow = np.log1p(config.scale.strength)
+    scale = np.exp(symmetric(Effect(config.scale.probability, float(grow))))
+    angle = np.deg2rad(symmetric(config.rotation))
+    shift = np.stack([symmetric(config.translation), symmetric(config.translation)], axis=1)
+    light, grey, colour = happens(config.light), happens(config.grey), happens(config.colour)
+    factors = 1 + config.light.strength * rng.uniform(-1, 1, (2, count)) * light
+    saturation = 1 + config.colour.strength * rng.uniform(-1, 1, count) * colour
+    hue = config.colour.strength * _HUE_DEGREES * rng.uniform(-1, 1, count) * colour
+    blurred, noisy, compressed = (
+        happens(config.blur), happens(config.noise), happens(config.jpeg)
+    )  # fmt: skip
+    worst = 100 - config.jpeg.strength
+    return Draw(
+        matrix=_matrices(size, flip, scale, angle, shift * size),
+        moved=flip | (scale != 1) | (angle != 0) | (shift != 0).any(axis=1),
+        brightness=factors[0].astype(np.float32),
+        contrast=factors[1].astype(np.float32),
+        twisted=grey | colour,
+        saturation=np.where(grey, 0.0, saturation).astype(np.float32),
+        hue=hue.astype(np.float32),
+        blurred=blurred,
+        sigma=rng.uniform(0.3, max(0.31, config.blur.strength), count).astype(np.float32),
+        noisy=noisy,
+        noise=(rng.uniform(0.1, 1, count) * config.noise.strength).astype(np.float32),
+        compressed=compressed,
+        quality=rng.uniform(worst, max(worst, 90) + 1, count).astype(np.int32).clip(1, 100),
+    )
+
+
+def _matrices(
+    size: int,
+    flip: npt.NDArray[np.bool_],
+    scale: npt.NDArray[np.float64],
+    angle: npt.NDArray[np.float64],
+    shift: npt.NDArray[np.float64],
+) -> Floats:
+    """Return N x 3 x 3 maps from output to input: about the centre, then shifted."""
+    cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
+    mirror = np.where(flip, -1.0, 1.0)
+    matrix = np.zeros((len(flip), 3, 3))
+    matrix[:, 0, 0], matrix[:, 0, 1] = mirror * cos, mirror * -sin
+    matrix[:, 1, 0], matrix[:, 1, 1] = sin, cos
+    matrix[:, 2, 2] = 1
+    centre = np.array([size / 2, size / 2])
+    matrix[:, :2, 2] = centre - np.einsum("nij,nj->ni", matrix[:, :2, :2], centre + shift)
+    return matrix.astype(np.float32)
+
+
+def augment(
+    image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], numbers: Draw, row: int, seed: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Apply one row of a draw to arrays: the portable twin of the DALI graph.
+
+    Parameters
+    ----------
+    image
+        H x W x 3, uint8, RGB.
+    mask
+        H x W, uint8, 0 or 255.
+    numbers, row
+        What was drawn, and which picture of the batch this is.
+    seed
+        Of the noise pattern (its strength is drawn; DALI makes a pattern of its own).
+
+    Returns
+    -------
+    image, mask
+        Same shapes and types; the mask has intermediate levels along its edge.
+    """
+    if numbers.moved[row]:
+        image, mask = (_warp(plane, numbers.matrix[row]) for plane in (image, mask))
+    factor = np.float32(numbers.brightness[row])
+    contrast = np.float32(numbers.contrast[row])
+    if factor != 1 or contrast != 1:
+        offset = float(factor * (_MIDDLE - contrast * _MIDDLE))
+        image = _clip(image * np.float32(factor * contrast) + np.float32(offset))
+    if numbers.twisted[row]:
+        matrix = _twist(float(numbers.saturation[row]), float(numbers.hue[row]))
+        image = _clip(image.astype(np.float32) @ matrix.T)
+    if numbers.blurred[row]:
+        sigma = float(numbers.sigma[row])
+        window = 2 * int(np.ceil(3 * sigma)) + 1
+        image = np.asarray(cv2.GaussianBlur(image, (window, window), sigma), np.uint8)
+    if numbers.noisy[row]:
+        pattern = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
+        image = _clip(image + pattern * numbers.noise[row])
+    if numbers.compressed[row]:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(numbers.quality[row])]
+        data = cv2.imencode(".jpg", image[..., ::-1], quality)[1]
+        image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
+    return image, mask
+
+
+def _warp(plane: npt.NDArray[np.uint8], matrix: Floats) -> npt.NDArray[np.uint8]:
+    height, width = plane.shape[:2]
+    affine = matrix[:2].astype(np.float64)
+    # OpenCV puts (0, 0) at the centre of the corner pixel.
+    affine[:, 2] += affine[:, :2] @ (0.5, 0.5) - 0.5
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpAffine(
+        plane, affine, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(warped, np.uint8)
+
+
+def _twist(saturation: float, hue: float) -> Floats:
+    """Return the 3 x 3 matrix that DALI's color_twist makes of saturation and hue (degrees)."""
+    cos, sin = np.cos(np.deg2rad(hue)), np.sin(np.deg2rad(hue))
+    turn = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
+    fade = np.diag([1, saturation, saturation])
+    return np.asarray(_YIQ_TO_RGB @ turn @ fade @ _RGB_TO_YIQ, np.float32)
+
+
+def _clip(values: Floats) -> npt.NDArray[np.uint8]:
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)

@@ -1,0 +1,116 @@
+"""One loader interface; `open_loader` picks DALI or the portable twin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from preprocess.check import dali_is_installed
+from preprocess.errors import InputError
+from preprocess.manifest import Manifest
+from train.config import AugmentConfig
+from train.decode import InputSpec
+from train.order import SplitOrder
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What every loader yields.
+
+    Attributes
+    ----------
+    images
+        N x 3 x H x W float32, normalised, channels_last, on the loader's device.
+    masks
+        N x 1 x H x W float32, 1 where an eye is, else 0.
+    keys
+        The samples' keys, in order.
+    """
+
+    images: torch.Tensor
+    masks: torch.Tensor
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """Everything a loader needs.
+
+    Attributes
+    ----------
+    order
+        Which samples, in which batches.
+    spec
+        Size and normalisation.
+    augment
+        Strengths; `AugmentConfig.off()` in evaluation.
+    device
+        Where the batches go; DALI decodes there too.
+    threads
+        Decoding threads.
+    """
+
+    order: SplitOrder
+    spec: InputSpec
+    augment: AugmentConfig
+    device: torch.device
+    threads: int = 2
+
+
+class Loader(Protocol):
+    """A source of batches; stateless from epoch to epoch."""
+
+    @property
+    def samples(self) -> int:
+        """Samples in the split, over all processes."""
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch, counted from 0."""
+
+
+def read_spec(root: Path) -> InputSpec:
+    """Return the input specification of a pack."""
+    return InputSpec(size=Manifest.load(root).settings.size)
+
+
+def resolve_loader(kind: str) -> str:
+    """Turn "auto" into "dali" where it is installed, else "portable".
+
+    Raises
+    ------
+    InputError
+        Where the name is unknown, or DALI is asked for and missing.
+    """
+    if kind not in {"auto", "dali", "portable"}:
+        raise InputError("--loader", f"is {kind!r}", "Expected auto, dali or portable")
+    if kind == "dali" and not dali_is_installed():
+        remedy = "Install nvidia-dali-cuda120 (Linux only), or use --loader portable"
+        raise InputError("--loader dali", "NVIDIA DALI is not installed", remedy)
+    if kind == "auto":
+        return "dali" if dali_is_installed() else "portable"
+    return kind
+
+
+def open_loader(config: LoaderConfig, kind: str = "auto") -> Loader:
+    """Open the DALI or the portable loader.
+
+    Raises
+    ------
+    InputError
+        Where `kind` is unknown or not available here.
+    """
+    if resolve_loader(kind) == "dali":
+        from train.dali_loader import DaliLoader
+
+        return DaliLoader(config)
+    from train.portable_loader import PortableLoader
+
+    return PortableLoader(config)

@@ -1,0 +1,278 @@
+"""The training loop: one function that reads from top to bottom."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from preprocess.errors import InputError
+from preprocess.manifest import Manifest
+from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file
+from train.config import AugmentConfig, TrainConfig
+from train.distributed import Processes, distribute, join_processes
+from train.evaluate import evaluate
+from train.loader import Loader, LoaderConfig, open_loader, read_spec, resolve_loader
+from train.loss import bce_dice
+from train.model import UNet, flop_count, parameter_count
+from train.order import SplitOrder
+from train.report import plot_history, save_predictions
+from train.run_folder import (
+    HISTORY_PLOT,
+    PREDICTIONS_PLOT,
+    EpochRecord,
+    history_from,
+    latest_checkpoint,
+    prune_checkpoints,
+    set_aside,
+    write_history,
+)
+from train.schedule import ema_decay, learning_rate, update_average
+
+_PLOT_SECONDS = 20.0  # redraw the history at most so often
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Outcome of a run."""
+
+    model_path: Path
+    best: EpochRecord
+    history: tuple[EpochRecord, ...]
+
+
+def fit(config: TrainConfig, *, resume: bool = False) -> TrainResult:
+    """Train a model; alone, or as one of the processes that `torchrun` started.
+
+    Parameters
+    ----------
+    config
+        The run.
+    resume
+        Go on from the newest checkpoint in `config.output`, if there is one. Without it, an
+        earlier run in that folder is moved to ``previous-NNN/``.
+
+    Raises
+    ------
+    InputError
+        Where shards, settings or device do not fit, or the loss is no longer finite.
+    """
+    with join_processes(config.device) as (processes, device):
+        return _fit(config, resume, processes, device)
+
+
+def _fit(
+    config: TrainConfig, resume: bool, processes: Processes, device: torch.device
+) -> TrainResult:
+    # Set up: data.
+    spec = read_spec(config.shards)
+    if spec.size % config.model.stride:
+        problem = f"holds {spec.size}-pixel squares; this network needs a multiple of"
+        raise InputError(config.shards, f"{problem} {config.model.stride}", "Change --depth")
+    loader = _open(config, "train", processes, device)
+    has_val = Manifest.load(config.shards).splits["val"].samples > 0
+    val_loader = _open(config, "val" if has_val else "train", processes, device, evaluation=True)
+    steps, warmup = config.epochs * loader.steps, round(config.warmup * loader.steps)
+
+    # Set up: model, averaged weights, optimiser.
+    torch.manual_seed(config.seed)
+    model = UNet(config.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = copy.deepcopy(model).eval()
+    trained = distribute(model, processes, device)
+    if config.compile:
+        trained = torch.compile(trained)  # type: ignore[assignment]
+    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.lr, fused=True)
+    amp_type = amp_dtype(config.amp, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=amp_type is torch.float16)
+
+    # Set up: output folder, and where an earlier run stopped.
+    history: list[EpochRecord] = []
+    checkpoint = latest_checkpoint(config.output, config.decides()) if resume else None
+    if checkpoint:
+        state = checkpoint.training
+        model.load_state_dict(state["model"])
+        average.load_state_dict(checkpoint.weights)
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        history = history_from(state["history"])
+    elif processes.is_first:
+        config.output.mkdir(parents=True, exist_ok=True)
+        if aside := set_aside(config.output):
+            _say(f"an earlier run was moved to {aside}")
+    if processes.is_first:
+        amp = str(amp_type).removeprefix("torch.") if amp_type else "float32"
+        _say(
+            f"{parameter_count(model) / 1e6:.2f} M parameters, "
+            f"{flop_count(UNet(config.model), spec.size) / 1e9:.2f} GFLOP at {spec.size}, {amp}, "
+            f"{device}, {processes.world} process(es), {resolve_loader(config.loader)} loader, "
+            f"{loader.samples} train and {val_loader.samples if has_val else 'no'} val samples, "
+            f"epochs {len(history)} to {config.epochs}"
+        )
+    writer = _tensorboard(config, processes)
+    plotted = -math.inf
+
+    for epoch in range(len(history), config.epochs):
+        trained.train()
+        started, waited, logged = time.perf_counter(), 0.0, math.nan
+        total = torch.zeros((), device=device)
+        quiet = None if processes.is_first else True
+        with tqdm(total=loader.steps, unit="batch", desc=f"epoch {epoch + 1}/{config.epochs}",
+                  disable=quiet, leave=False) as bar:  # fmt: skip
+            batches = loader.epoch(epoch)
+            for step in range(loader.steps):
+                asked = time.perf_counter()
+                batch = next(batches)
+                waited += time.perf_counter() - asked
+
+                lr = learning_rate(epoch * loader.steps + step, steps, warmup, config.lr)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                context = torch.autocast(device.type, amp_type) if amp_type else nullcontext()
+                with context:
+                    loss = bce_dice(trained(batch.images), batch.masks)
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                if config.clip:
+                    scaler.unscale_(optimizer)
+                    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad(set_to_none=True)
+                update_average(average, model, ema_decay(epoch * loader.steps + step, config.ema))
+                total += loss.detach()
+
+                bar.update()
+                if (step + 1) % config.log_every == 0 or step + 1 == loader.steps:
+                    logged = float(total) / (step + 1)  # the only place where the host waits
+                    if not math.isfinite(logged):
+                        problem = f"loss is {logged} in epoch {epoch + 1}, step {step + 1}"
+                        raise InputError("training", problem, "Lower --lr, or try --amp off")
+                    seconds = time.perf_counter() - started
+                    rate = (step + 1) * config.batch / seconds
+                    bar.set_postfix(
+                        loss=f"{logged:.4f}", img_s=f"{rate:.1f}", wait=f"{waited / seconds:.1%}"
+                    )
+            for _ in batches:  # let the loader end its epoch
+                pass
+        seconds = time.perf_counter() - started
+
+        # Evaluate the averaged weights.
+        evaluation = evaluate(average, val_loader, processes=processes)
+        figures = evaluation.metrics
+        history.append(EpochRecord(
+            epoch=epoch + 1, loss=float(processes.mean(total)) / loader.steps,
+            val_loss=evaluation.loss, val_f1=figures.f1, val_iou=figures.iou,
+            val_mean_iou=figures.mean_iou, lr=lr, seconds=seconds,
+            images_per_second=loader.steps * config.batch / seconds, waiting=waited / seconds,
+        ))  # fmt: skip
+
+        # Save.
+        if processes.is_first:
+            best = _best(history)
+            saved = Checkpoint(
+                config.model, spec, average.state_dict(), metrics=figures.to_dict(),
+                epoch=epoch + 1,
+                training={
+                    "decides": config.decides(), "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
+                    "history": [asdict(record) for record in history],
+                },
+            )  # fmt: skip
+            saved.save(epoch_file(config.output, epoch + 1))
+            if best.epoch == epoch + 1:
+                replace(saved, training={}).save(config.output / MODEL_FILE)
+            prune_checkpoints(config.output, config.keep, best.epoch)
+            write_history(config.output, history)
+            _report(history[-1], best, config.epochs, writer)
+            if time.perf_counter() - plotted > _PLOT_SECONDS or epoch + 1 == config.epochs:
+                plot_history(history, config.output / HISTORY_PLOT)
+                plotted = time.perf_counter()
+
+    best = _best(history)
+    if processes.is_first and len(history) == config.epochs:
+        finished = Checkpoint.load(config.output / MODEL_FILE, device)
+        alone = _open(config, "val" if has_val else "train", Processes(), device, evaluation=True)
+        save_predictions(
+            finished.build().to(device), alone, finished, config.output / PREDICTIONS_PLOT
+        )
+    if writer:
+        writer.close()
+    return TrainResult(config.output / MODEL_FILE, best, tuple(history))
+
+
+def _open(
+    config: TrainConfig,
+    split: str,
+    processes: Processes,
+    device: torch.device,
+    *,
+    evaluation: bool = False,
+) -> Loader:
+    order = SplitOrder.read(
+        config.shards, split, config.batch, shuffle=not evaluation, seed=config.seed,
+        rank=processes.rank, world=processes.world,
+    )  # fmt: skip
+    augment = AugmentConfig.off() if evaluation else config.augment
+    loader = LoaderConfig(order, read_spec(config.shards), augment, device, config.threads)
+    return open_loader(loader, config.loader)
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay convolution weights only: biases and normalisation have no scale to lose."""
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return [
+        {"params": weights, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    """Choose the type of automatic mixed precision; None computes in float32.
+
+    auto: bfloat16 where the GPU has it, else float16 with a gradient scaler; float32 on a CPU
+    (bfloat16 there is ten times slower without AMX).
+    """
+    if amp == "auto":
+        if device.type == "cpu":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+
+
+def _best(history: list[EpochRecord]) -> EpochRecord:
+    return max(history, key=lambda record: (record.val_f1, -record.epoch))
+
+
+def _report(record: EpochRecord, best: EpochRecord, epochs: int, writer: Any) -> None:
+    _say(
+        f"epoch {record.epoch}/{epochs}: loss {record.loss:.4f}, val F1 {record.val_f1:.4f} "
+        f"(best {best.val_f1:.4f}, epoch {best.epoch}), IoU {record.val_iou:.4f}, "
+        f"{record.images_per_second:.1f} images/s, {record.waiting:.1%} waiting for data"
+    )
+    if writer:
+        for name, value in asdict(record).items():
+            writer.add_scalar(name, value, record.epoch)
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
+
+
+def _tensorboard(config: TrainConfig, processes: Processes) -> Any:
+    if not (config.tensorboard and processes.is_first):
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        remedy = "pip install tensorboard, or leave the flag out"
+        raise InputError("--tensorboard", "tensorboard is not installed", remedy) from None
+    return SummaryWriter(str(config.output / "tensorboard"))

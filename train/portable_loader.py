@@ -1,0 +1,130 @@
+"""The portable loader: webdataset and the decode path of `preprocess.image`, on any platform.
+
+Gives the same batches as the DALI loader (noise patterns apart). Pictures are decoded by a pool
+of threads, a batch ahead of the network: libjpeg-turbo and OpenCV release Python's lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+import torch
+import webdataset
+
+from preprocess.errors import InputError
+from train.augment import augment, draw
+from train.config import AugmentConfig
+from train.decode import binarise, decode_sample, normalise
+from train.loader import Batch, LoaderConfig
+from train.order import Segment
+
+_AHEAD = 2
+Pair = tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], ...]
+
+
+class PortableLoader:
+    """Batches through webdataset, Pillow and libjpeg-turbo (see `train.loader.Loader`)."""
+
+    def __init__(self, config: LoaderConfig) -> None:
+        self._config = config
+        self.samples = config.order.samples
+        self.steps = config.order.steps
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch, counted from 0.
+
+        Raises
+        ------
+        InputError
+            Where a shard lacks a sample or a component, or holds one that cannot be decoded.
+        """
+        order = self._config.order.epoch(epoch)
+        samples = (pair for segment in order.segments for pair in _read_segment(segment))
+        steps = iter(enumerate(zip(order.batches, order.first_rows, strict=True)))
+        ahead: deque[tuple[tuple[str, ...], list[Future[Pair]]]] = deque()
+        with ThreadPoolExecutor(self._config.threads) as pool:
+            while True:
+                for step, (keys, first) in islice(steps, _AHEAD + 1 - len(ahead)):
+                    work = self._decoder(epoch, step, first)
+                    jobs = [
+                        pool.submit(work, row, *parts)
+                        for row, parts in enumerate(islice(samples, len(keys)))
+                    ]
+                    ahead.append((keys, jobs))
+                if not ahead:
+                    return
+                keys, jobs = ahead.popleft()
+                yield self._collate(keys, [job.result() for job in jobs])
+
+    def _decoder(self, epoch: int, step: int, first: int) -> Decoder:
+        config = self._config
+        return Decoder(config, (config.order.seed, epoch, step), first)
+
+    def _collate(self, keys: tuple[str, ...], pairs: list[Pair]) -> Batch:
+        images = normalise(np.stack([image for image, _ in pairs]), self._config.spec)
+        masks = binarise(np.stack([mask for _, mask in pairs]))
+        device = self._config.device
+        if device.type == "cuda":
+            images, masks = images.pin_memory(), masks.pin_memory()
+        return Batch(
+            images.to(device, non_blocking=True), masks.to(device, non_blocking=True), keys
+        )
+
+
+class Decoder:
+    """Decodes and augments the samples of one batch."""
+
+    def __init__(self, config: LoaderConfig, seed: tuple[int, int, int], first: int) -> None:
+        self._seed, self._first = seed, first
+        self._size = config.spec.size
+        self._numbers = None
+        if config.augment != AugmentConfig.off():
+            self._numbers = draw(config.augment, self._size, config.order.batch, seed)
+
+    def __call__(self, row: int, key: str, jpg: bytes, png: bytes) -> Pair:
+        """Return image and mask of one sample, row `row` of this process's batch."""
+        image, mask = decode_sample(jpg, png, key)
+        if image.shape != (self._size, self._size, 3) or mask.shape != image.shape[:2]:
+            problem = f"image is {image.shape}, mask {mask.shape}"
+            raise InputError(f"sample {key}", problem, "Pack again: `make shards`")
+        if self._numbers is not None:
+            place = self._first + row
+            pattern = hash((*self._seed, place)) & 0xFFFFFFFF
+            image, mask = augment(image, mask, self._numbers, place, pattern)
+        return image, mask
+
+
+def _read_segment(segment: Segment) -> Iterator[tuple[str, bytes, bytes]]:
+    """Read a shard with webdataset and yield (key, jpg, png) in the segment's order.
+
+    A shard is read from start to end, as it would be from a pipe or a network; the encoded
+    samples of the segment (some 25 MB a thousand) wait in memory for their turn.
+    """
+    wanted = {entry.key for entry in segment.entries}
+    found: dict[str, tuple[bytes, bytes]] = {}
+    for sample in webdataset.WebDataset(str(segment.shard), shardshuffle=False):
+        key = sample["__key__"]
+        if key in wanted:
+            for extension in ("jpg", "png"):
+                if extension not in sample:
+                    problem = f"sample {key!r} has no {extension}"
+                    raise InputError(segment.shard, problem, "Pack again: `make shards`")
+            found[key] = sample["jpg"], sample["png"]
+    for entry in segment.entries:
+        if entry.key not in found:
+            problem = f"sample {entry.key!r} stands in the index, but not in the shard"
+            raise InputError(segment.shard, problem, "Pack again: `make shards`")
+        yield entry.key, *found.pop(entry.key)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch (no copy where it is there already)."""
+    return Batch(
+        batch.images.to(device, non_blocking=True),
+        batch.masks.to(device, non_blocking=True),
+        batch.keys,
+    )

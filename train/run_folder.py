@@ -1,0 +1,92 @@
+"""The output folder of a run: history, checkpoints kept and dropped, an earlier run set aside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from preprocess.errors import InputError
+from preprocess.manifest import from_fields
+from preprocess.shards import atomic_file
+from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file, epoch_files
+
+HISTORY_FILE = "history.jsonl"
+HISTORY_PLOT = "training_history.png"
+PREDICTIONS_PLOT = "sample_predictions.png"
+_TENSORBOARD = "tensorboard"
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of ``history.jsonl``. `waiting` is the share of time spent waiting for data."""
+
+    epoch: int
+    loss: float
+    val_loss: float
+    val_f1: float
+    val_iou: float
+    val_mean_iou: float
+    lr: float
+    seconds: float
+    images_per_second: float
+    waiting: float
+
+
+def set_aside(output: Path) -> Path | None:
+    """Move an earlier run's files to ``previous-NNN/``; return that folder (None: no run)."""
+    names = [MODEL_FILE, HISTORY_FILE, HISTORY_PLOT, PREDICTIONS_PLOT, _TENSORBOARD]
+    paths = [output / name for name in names] + epoch_files(output)
+    paths = [path for path in paths if path.exists()]
+    if not paths:
+        return None
+    number = 1
+    while (output / f"previous-{number:03d}").exists():
+        number += 1
+    folder = output / f"previous-{number:03d}"
+    folder.mkdir()
+    for path in paths:
+        path.rename(folder / path.name)
+    return folder
+
+
+def latest_checkpoint(output: Path, decides: dict[str, Any]) -> Checkpoint | None:
+    """Load the newest training checkpoint of a run with the same settings (None: there is none).
+
+    Raises
+    ------
+    InputError
+        Where a setting that decides the weights differs.
+    """
+    paths = epoch_files(output)
+    if not paths:
+        return None
+    checkpoint = Checkpoint.load(paths[-1])
+    then = checkpoint.training["decides"]
+    now = json.loads(json.dumps(decides))
+    for name in now.keys() | then.keys():
+        if now.get(name) != then.get(name):
+            problem = f"was trained with {name}={then.get(name)}, now it is {now.get(name)}"
+            raise InputError(paths[-1], problem, "Use the same settings, or train without --resume")
+    return checkpoint
+
+
+def prune_checkpoints(output: Path, keep: int, best: int) -> None:
+    """Delete all training checkpoints but the last `keep` and the one of epoch `best`."""
+    for path in epoch_files(output)[:-keep]:
+        if path != epoch_file(output, best):
+            path.unlink()
+
+
+def write_history(output: Path, records: Iterable[EpochRecord]) -> None:
+    """Write ``history.jsonl``, one epoch a line."""
+    with atomic_file(output / HISTORY_FILE) as file:
+        for record in records:
+            file.write(json.dumps(asdict(record)).encode() + b"\n")
+
+
+def history_from(rows: list[dict[str, Any]]) -> list[EpochRecord]:
+    """Rebuild records from a checkpoint."""
+    return [from_fields(EpochRecord, row) for row in rows]
