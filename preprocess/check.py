@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from preprocess.image import decode_rgb
 from preprocess.manifest import Manifest
-from preprocess.mask import LABELS
+from preprocess.mask import LABELS, decode_label
 from preprocess.shards import ShardRecord, file_sha256, index_path, read_index
 
 # DALI and simplejpeg both decode by libjpeg-turbo; versions differ by rounding at most.
@@ -104,16 +104,6 @@ def _faults(
     for part, area in json.loads(sample["json"])["area"].items():
         if int((label == LABELS[part]).sum()) != area:
             yield f"{part} covers another area than the {area} pixels noted when packing"
-
-
-def decode_label(data: bytes, name: str) -> npt.NDArray[np.uint8]:
-    """Decode a packed label map to its grey levels, H x W uint8."""
-    import cv2
-
-    label = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if label is None or label.ndim != 2:
-        raise ValueError(f"{name}: not a grey PNG")
-    return np.asarray(label, np.uint8)
 
 
 def _webdataset_samples(path: Path) -> Iterator[dict[str, Any]]:

@@ -210,3 +210,17 @@ def encode_label(label: Mask) -> bytes:
     """Encode a label map as a grey 8-bit PNG (no row filters: they do not help on flat areas)."""
     rows = np.pad(label, ((0, 0), (1, 0)))
     return _encode_rows(rows.tobytes(), label.shape[1], label.shape[0], 1, level=6)
+
+
+def decode_label(data: bytes, name: str) -> Mask:
+    """Decode a packed label map to its grey levels, size x size uint8.
+
+    Raises
+    ------
+    DecodeError
+        Naming `name`, where the bytes are no grey PNG.
+    """
+    label = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if label is None or label.ndim != 2:
+        raise DecodeError(name, "holds a label map that is no grey PNG", "Pack again")
+    return np.asarray(label, np.uint8)

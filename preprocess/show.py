@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from preprocess.check import decode_label
 from preprocess.errors import InputError
 from preprocess.grid import grey_to_rgb, grid, outline, save_png
 from preprocess.image import decode_rgb
 from preprocess.manifest import Manifest
+from preprocess.mask import decode_label
 from preprocess.pack import PackReport
 from preprocess.shards import read_samples
 

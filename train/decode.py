@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from preprocess.check import decode_label
 from preprocess.image import decode_rgb
 from preprocess.manifest import from_fields
+from preprocess.mask import decode_label
 
 
 @dataclass(frozen=True)
