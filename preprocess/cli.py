@@ -49,7 +49,7 @@ def main() -> None:
     help="Folder for shards and manifest.",
 )
 @click.option("--size", default=256, help="Side of the packed square in pixels.")
-@click.option("--quality", default=95, help="JPEG quality of the packed image.")
+@click.option("--quality", default=96, help="JPEG quality of the packed image.")
 @click.option("--samples-per-shard", default=1024)
 @click.option("--seed", default=0, help="Seed of the order of samples in the shards.")
 @click.option(
@@ -73,7 +73,9 @@ def pack(
     from preprocess.pack import pack as run
     from preprocess.tuning import tune_process
 
-    settings = PackSettings(size, quality, samples_per_shard, seed)
+    settings = PackSettings(
+        size=size, quality=quality, samples_per_shard=samples_per_shard, seed=seed
+    )
     click.echo(tune_process(tune), err=True)
     report = run(PackConfig(source, out, settings, split, workers, overwrite))
     from preprocess.show import save_preview, summary

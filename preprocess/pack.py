@@ -149,7 +149,7 @@ def pack_sample(source: Path, sample: RawSample, settings: PackSettings) -> Pack
     }
     parts = {
         "jpg": simplejpeg.encode_jpeg(
-            square, quality=settings.quality, colorspace="RGB", colorsubsampling="420"
+            square, quality=settings.quality, colorspace="RGB", colorsubsampling=settings.subsampling
         ),
         "json": json.dumps(meta, sort_keys=True, separators=(",", ":")).encode(),
         "png": encode_label(label),

@@ -1,0 +1,98 @@
+# make help prints itself: what stands behind ## is shown.
+
+PYTHON ?= python3
+VENV   ?= .venv
+DATA   ?=
+SIZE   ?= 256
+EPOCHS ?= $(if $(DATA),25,8)
+BATCH  ?= 16
+LR     ?= $(if $(DATA),1e-3,2e-3)
+DEVICE ?= auto
+LOADER ?= auto
+SPLIT  ?= test
+IMAGE  ?=
+SAMPLES ?= 400
+OUTPUT ?= output
+RESUME ?=
+
+SAMPLE := data/sample
+SOURCE := $(or $(DATA),$(SAMPLE))
+NAME   := $(if $(DATA),$(basename $(notdir $(patsubst %/,%,$(DATA)))),sample)
+SHARDS ?= shards/$(NAME)-$(SIZE)
+MODEL  ?= $(OUTPUT)/eye_segmentation_model.pth
+PY     := $(VENV)/bin/python
+TRAIN_ARGS := --shards $(SHARDS) --output $(OUTPUT) --epochs $(EPOCHS) --batch $(BATCH) --lr $(LR) \
+	--device $(DEVICE) --loader $(LOADER)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv sample shards train evaluate infer test lint bench clean FORCE
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@echo "Targets:"
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' Makefile | expand -t 14
+	@echo "Variables (now):"
+	@echo "  DATA=$(DATA)  CelebAMask-HQ folder or zip; without it, faces are drawn (SAMPLES=$(SAMPLES))"
+	@echo "  SIZE=$(SIZE) EPOCHS=$(EPOCHS) BATCH=$(BATCH) LR=$(LR) DEVICE=$(DEVICE) LOADER=$(LOADER)"
+	@echo "  SHARDS=$(SHARDS) OUTPUT=$(OUTPUT) MODEL=$(MODEL)"
+	@echo "  SPLIT=$(SPLIT)  for evaluate;  IMAGE=$(IMAGE)  for infer;  RESUME=1 goes on with a run"
+	@echo "  VENV=$(VENV) PYTHON=$(PYTHON)  (3.11 or newer)"
+
+venv: $(VENV)/.installed ## virtual environment with the pinned packages
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Error: $(PYTHON) is older than 3.11. Give another: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+sample: $(SAMPLE)/sample.json ## draw faces in the official layout (SAMPLES)
+
+$(SAMPLE)/sample.json: $(VENV)/.installed FORCE
+	@$(PY) -m preprocess sample --out $(SAMPLE) --count $(SAMPLES)
+
+shards: $(SHARDS)/manifest.json ## pack DATA into WebDataset shards (only what changed)
+
+# Run every time and quick when nothing changed: the packer knows best what it has to redo.
+$(SHARDS)/manifest.json: $(VENV)/.installed $(if $(DATA),,$(SAMPLE)/sample.json) FORCE
+	@$(PY) -m preprocess --data "$(SOURCE)" --out "$(SHARDS)" --size $(SIZE) --overwrite
+
+train: $(OUTPUT)/.trained ## pack, train, plot; writes OUTPUT (EPOCHS, BATCH, LR, SIZE, DEVICE)
+	@echo "$(MODEL) is there; retrain with other settings, or remove $(OUTPUT)/.trained"
+
+$(OUTPUT)/.trained: $(SHARDS)/manifest.json $(OUTPUT)/.settings
+	@rm -f $@
+	@$(PY) -m train $(TRAIN_ARGS) $(if $(RESUME),--resume)
+	@touch $@
+
+$(OUTPUT)/.settings: FORCE
+	@mkdir -p $(OUTPUT)
+	@echo '$(TRAIN_ARGS)' | cmp -s - $@ || echo '$(TRAIN_ARGS)' > $@
+
+evaluate: $(SHARDS)/manifest.json ## figures of MODEL on SPLIT, and its worst pictures
+	@$(PY) -m train evaluate --shards $(SHARDS) --split $(SPLIT) --model $(MODEL) \
+		--device $(DEVICE) --loader $(LOADER)
+
+infer: $(VENV)/.installed ## cut the eyes out of IMAGE
+	@$(PY) -m infer --image "$(IMAGE)" --model $(MODEL) --device $(DEVICE)
+
+test: lint ## the whole suite
+	$(PY) -m pytest
+
+lint: $(VENV)/.installed-dev ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: $(VENV)/.installed-dev ## packing, side by side with the plain way
+	$(PY) tests/bench/pack.py $(if $(DATA),--data "$(DATA)")
+
+clean: ## remove shards, drawn faces, virtual environment (OUTPUT stays)
+	rm -rf shards data $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info
