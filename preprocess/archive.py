@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,6 +21,10 @@ from preprocess.errors import DecodeError, InputError
 from preprocess.inflate import inflate
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+# What `zipfile` raises on damaged lists of members.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, NotImplementedError, ValueError, IndexError, struct.error, OSError
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,14 +96,23 @@ class Member:
         return data
 
 
+class _Handle:
+    """An open file, closed when nobody refers to it any more."""
+
+    def __init__(self, archive: Path) -> None:
+        self.number = os.open(archive, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self.number)
+
+
 @lru_cache(maxsize=4)
-def _open(archive: Path, process: int) -> int:
+def _open(archive: Path, process: int) -> _Handle:
     """Open once per process (`process` is in the key because a fork shares file offsets)."""
-    return os.open(archive, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    return _Handle(archive)
 
 
 def _read_at(archive: Path, offset: int, length: int) -> bytes:
-    handle = _open(archive, os.getpid())
+    opened = _open(archive, os.getpid())
+    handle = opened.number
     if hasattr(os, "pread"):
         return os.pread(handle, length, offset)
     os.lseek(handle, offset, os.SEEK_SET)  # Windows: one thread per worker reads
@@ -126,14 +140,15 @@ def list_members(
 
 
 def _list_zip(archive: Path, keep: Callable[[str], bool]) -> Iterator[Member]:
+    _open.cache_clear()  # another file may have this name by now
     try:
         with zipfile.ZipFile(archive) as opened:
             entries = opened.infolist()
             modified = archive.stat().st_mtime
-    except (zipfile.BadZipFile, OSError) as error:
+    except _ZIP_ERRORS as error:
         raise InputError(archive, f"is no zip ({error})", "Give a folder or a whole zip") from None
     for entry in entries:
-        if not entry.is_dir() and keep(entry.filename):
+        if entry.filename and not entry.is_dir() and keep(entry.filename):
             yield Member(
                 name=entry.filename,
                 size=entry.file_size,

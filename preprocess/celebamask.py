@@ -33,6 +33,7 @@ _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _MASK_NAME = re.compile(r"(\d+)_(l_eye|r_eye)\.png")
 # CelebA's own partition file puts these ranges of orig_idx into train, val and test.
 _FIRST_VAL, _FIRST_TEST = 162_770, 182_637
+_LONGEST_KEY = 87  # a tar header holds names of 100 bytes, extension included
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,11 @@ def read_plan(source: Path, split: str | None = None) -> Plan:
             f"Give the folder with {IMAGE_FOLDER}/ and {MASK_FOLDER}/ in it, or CelebAMask-HQ.zip",
         )
     if not plan.samples:
-        raise InputError(source, "holds no image", "Check that the download is complete")
+        problem, remedy = "holds no image that can be packed", "Check that the download is complete"
+        if plan.dropped:
+            row = plan.dropped[0]
+            problem += f" ({len(plan.dropped)} left out; the first, {row.key}: {row.reason})"
+        raise InputError(source, problem, remedy)
     if split is not None:
         samples = tuple(replace(sample, split=split) for sample in plan.samples)
         plan = replace(plan, samples=samples, split_rule=f"all {split}", notes=())
@@ -132,13 +137,19 @@ def _plan_official(source: Path, members: dict[PurePosixPath, Member]) -> Plan:
     dropped: list[Dropped] = []
     for name, member in members.items():
         if name.parent.name == IMAGE_FOLDER and name.suffix.lower() in _IMAGE_SUFFIXES:
-            if name.stem.isdecimal():
-                images[int(name.stem)] = member
-            else:
+            if not name.stem.isdecimal():
                 dropped.append(Dropped(name.name, "image name is not a number"))
+            elif int(name.stem) in images:
+                dropped.append(_second(f"{int(name.stem):05d}", member, images[int(name.stem)]))
+            else:
+                images[int(name.stem)] = member
         elif MASK_FOLDER in name.parts:
             if match := _MASK_NAME.fullmatch(name.name):
-                masks.setdefault(int(match[1]), {})[match[2]] = member
+                eyes = masks.setdefault(int(match[1]), {})
+                if match[2] in eyes:
+                    dropped.append(_second(f"{int(match[1]):05d}", member, eyes[match[2]]))
+                else:
+                    eyes[match[2]] = member
         elif name.name == MAPPING_FILE:
             mapping = member
     for number in sorted(masks.keys() - images.keys()):
@@ -162,6 +173,10 @@ def _plan_official(source: Path, members: dict[PurePosixPath, Member]) -> Plan:
     return Plan(source, tuple(samples), tuple(dropped), "hash", (note,))
 
 
+def _second(key: str, member: Member, first: Member) -> Dropped:
+    return Dropped(key, f"{member.name} has the id of {first.name}, which was taken")
+
+
 def _read_mapping(source: Path, member: Member) -> dict[int, str]:
     """Read `idx orig_idx orig_file` lines to the split of each idx."""
     splits = {}
@@ -181,15 +196,16 @@ def _read_mapping(source: Path, member: Member) -> dict[int, str]:
 
 
 def _plan_pairs(source: Path, members: dict[PurePosixPath, Member]) -> Plan:
-    images = _by_stem(members, ("images",))
-    masks = _by_stem(members, ("eye_masks", "masks"))
-    dropped = [
+    dropped: list[Dropped] = []
+    images = _by_stem(members, ("images",), dropped)
+    masks = _by_stem(members, ("eye_masks", "masks"), dropped)
+    dropped += [
         Dropped(stem, f"mask without an image (images/{stem}.* is missing)")
         for stem in sorted(masks.keys() - images.keys())
     ]
     samples: dict[str, RawSample] = {}
     for stem in sorted(images):
-        key = re.sub(r"[^a-z0-9_-]+", "-", stem.lower())
+        key = _key(stem)
         if stem not in masks:
             dropped.append(Dropped(stem, "image without a mask (a black mask means no eye)"))
         elif key in samples:
@@ -200,9 +216,22 @@ def _plan_pairs(source: Path, members: dict[PurePosixPath, Member]) -> Plan:
     return Plan(source, tuple(samples.values()), tuple(dropped), "hash", (note,))
 
 
-def _by_stem(members: dict[PurePosixPath, Member], folders: Iterable[str]) -> dict[str, Member]:
-    return {
-        name.stem: member
-        for name, member in members.items()
-        if name.parent.name in folders and name.suffix.lower() in _IMAGE_SUFFIXES
-    }
+def _key(stem: str) -> str:
+    """Return a name for tar, DALI and people: ASCII without dots or spaces, at most 87 long."""
+    key = re.sub(r"[^a-z0-9_-]+", "-", stem.lower())
+    if stem.isascii() and len(key) <= _LONGEST_KEY:
+        return key
+    return f"{key[:70]}-{hashlib.sha256(stem.encode()).hexdigest()[:16]}"
+
+
+def _by_stem(
+    members: dict[PurePosixPath, Member], folders: Iterable[str], dropped: list[Dropped]
+) -> dict[str, Member]:
+    found: dict[str, Member] = {}
+    for name, member in members.items():
+        if name.parent.name in folders and name.suffix.lower() in _IMAGE_SUFFIXES:
+            if name.stem in found:
+                dropped.append(_second(name.stem, member, found[name.stem]))
+            else:
+                found[name.stem] = member
+    return found

@@ -17,6 +17,7 @@ from preprocess.image import decode_rgb
 from preprocess.manifest import Manifest
 from preprocess.mask import LABELS, decode_label
 from preprocess.shards import ShardRecord, file_sha256, index_path, read_index
+from preprocess.stream import stream_samples
 
 # DALI and simplejpeg both decode by libjpeg-turbo; versions differ by rounding at most.
 _PIXEL_TOLERANCE = 2
@@ -46,7 +47,7 @@ def check(root: Path) -> CheckReport:
     Raises
     ------
     InputError
-        Where the manifest or an index is missing.
+        Where the manifest is missing or cannot be read.
     """
     manifest = Manifest.load(root)
     with_dali = dali_is_installed()
@@ -67,13 +68,15 @@ def _check_shard(
         return [f"{path}: missing"]
     if file_sha256(path) != shard.sha256:
         return [f"{path}: sha256 differs from the manifest's"]
-    entries = read_index(path)
+    if not index_path(path).exists():
+        return [f"{index_path(path)}: missing"]
     if file_sha256(index_path(path)) != shard.index_sha256:
         return [f"{index_path(path)}: sha256 differs from the manifest's"]
+    entries = read_index(path)
     keys = [entry.key for entry in entries]
     faults, seen = [], []
     decoded = _dali_samples(path, len(entries)) if with_dali else None
-    for sample in _webdataset_samples(path):
+    for sample in stream_samples(path):
         key = sample["__key__"]
         seen.append(key)
         image, label = decode_rgb(sample["jpg"], key), decode_label(sample["png"], key)
@@ -104,12 +107,6 @@ def _faults(
     for part, area in json.loads(sample["json"])["area"].items():
         if int((label == LABELS[part]).sum()) != area:
             yield f"{part} covers another area than the {area} pixels noted when packing"
-
-
-def _webdataset_samples(path: Path) -> Iterator[dict[str, Any]]:
-    import webdataset
-
-    return iter(webdataset.WebDataset(str(path), shardshuffle=False))
 
 
 def _dali_samples(path: Path, count: int, batch: int = 64) -> Iterator[tuple[Any, Any]]:

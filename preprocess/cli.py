@@ -128,7 +128,7 @@ def sample(out: Path, count: int, seed: int, size: int, workers: int | None) -> 
 @main.command()
 @click.option("--shards", type=click.Path(path_type=Path), default=Path("shards"))
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="train")
-@click.option("--count", default=16, help="Number of samples.")
+@click.option("--count", type=click.IntRange(min=1), default=16, help="Number of samples.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("preview.png"))
 @reports_errors
 def show(shards: Path, split: str, count: int, out: Path) -> None:

@@ -9,6 +9,7 @@ ratio stays, and the short side is filled by repeating the border, as augmentati
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ RGB = npt.NDArray[np.uint8]
 _OVERSAMPLE = 2
 _EXIF_ORIENTATION = 0x0112
 _EXIF_SCAN_BYTES = 1 << 16
+
+# What Pillow's readers raise on damaged files (RuntimeError: those of AVIF and DDS).
+PILLOW_ERRORS = (OSError, SyntaxError, ValueError, TypeError, OverflowError, RuntimeError)
 
 # What each EXIF orientation (CIPA DC-008, 4.6.4) does to an H x W x 3 array.
 _ORIENT = {
@@ -147,9 +151,8 @@ def _decode_jpeg(data: bytes, min_side: int) -> tuple[RGB, tuple[int, int]]:
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     if colorspace in {"CMYK", "YCCK"}:
         raise ValueError(colorspace)
-    orientation = 1
-    if b"Exif\0\0" in data[:_EXIF_SCAN_BYTES]:
-        orientation = _orientation(data)
+    exif = data.find(b"Exif\0\0", 0, _EXIF_SCAN_BYTES)
+    orientation = 1 if exif < 0 else _orientation(data[exif : exif + _EXIF_SCAN_BYTES])
     scale = min(1.0, min_side / max(height, width)) if min_side else 1.0
     rgb = simplejpeg.decode_jpeg(
         data, "RGB", min_height=int(np.ceil(height * scale)), min_width=int(np.ceil(width * scale))
@@ -161,11 +164,15 @@ def _decode_jpeg(data: bytes, min_side: int) -> tuple[RGB, tuple[int, int]]:
     return rgb, (height, width)
 
 
-def _orientation(data: bytes) -> int:
+def _orientation(block: bytes) -> int:
+    # Not by Image.open, which refuses photographs of more than 179 megapixels.
+    exif = Image.Exif()
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return int(picture.getexif().get(_EXIF_ORIENTATION, 1))
-    except (OSError, SyntaxError, TypeError, ValueError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exif.load(block)
+            return int(exif.get(_EXIF_ORIENTATION, 1))
+    except (*PILLOW_ERRORS, struct.error):
         return 1  # a damaged EXIF block says nothing about the pixels
 
 
@@ -178,7 +185,7 @@ def _decode_with_pillow(data: bytes, name: str) -> RGB:
                 return _to_rgb(picture)
     except Image.DecompressionBombError as error:
         raise DecodeError(name, str(error), "Scale the picture down first") from None
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, OverflowError) as error:
+    except PILLOW_ERRORS as error:
         problem = f"cannot be decoded as an image ({len(data)} bytes: {error})"
         raise DecodeError(
             name, problem, "Give a JPEG, PNG, WebP or other file Pillow reads"

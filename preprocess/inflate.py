@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from zlib_ng import zlib_ng
 
+# Deflate's best: 258 bytes in two bits. What claims more is damaged, and may claim terabytes.
+_MOST_EXPANSION = 1032
+
 
 def inflate(packed: bytes, size: int, *, raw: bool = False) -> bytes:
     """Decompress a stream whose unpacked size is known.
@@ -22,6 +25,8 @@ def inflate(packed: bytes, size: int, *, raw: bool = False) -> bytes:
     ValueError
         Where the stream is damaged or of another size.
     """
+    if size > len(packed) * _MOST_EXPANSION:
+        raise ValueError(f"{len(packed)} bytes cannot hold {size}")
     try:
         data: bytes = zlib_ng.decompress(packed, -15 if raw else 15, max(size, 1))
     except zlib_ng.error as error:  # type: ignore[misc]  # the stub misses its base class

@@ -16,7 +16,7 @@ from typing import Any
 
 from preprocess.celebamask import SPLITS, Dropped, Plan, RawSample
 from preprocess.manifest import EyeCount, PackSettings, from_fields
-from preprocess.shards import ShardRecord, index_path, shard_name
+from preprocess.shards import ShardRecord, file_sha256, index_path, shard_name
 
 JOURNAL_FILE = ".pack.jsonl"
 
@@ -67,8 +67,21 @@ def plan_shards(plan: Plan, settings: PackSettings) -> list[PlannedShard]:
     return shards
 
 
-def finished_shards(out: Path, shards: list[PlannedShard]) -> dict[str, ShardResult]:
-    """Return the journalled shards that are there, whole, of this plan and not out of date."""
+def finished_shards(
+    out: Path, shards: list[PlannedShard], *, strict: bool = False
+) -> dict[str, ShardResult]:
+    """Return the journalled shards that are there, of this plan and not out of date.
+
+    Parameters
+    ----------
+    out
+        Folder of the pack.
+    shards
+        The plan.
+    strict
+        Trust no date or size: leave out shards whose checksums differ from the journal's, and
+        those that lack a sample, which may be readable by now.
+    """
     journal = out / JOURNAL_FILE
     results = {}
     if journal.exists():
@@ -81,18 +94,25 @@ def finished_shards(out: Path, shards: list[PlannedShard]) -> dict[str, ShardRes
     finished = {}
     for shard in shards:
         known = results.get(shard.digest)
-        if known and _is_current(out / known.shard.name, known.shard, shard.modified):
-            finished[shard.name] = known
+        if known is None or not _is_current(out / shard.name, known.shard, shard.modified):
+            continue
+        if strict and (known.dropped or not _is_whole(out / shard.name, known.shard)):
+            continue
+        finished[shard.name] = known
     return finished
 
 
 def _is_current(path: Path, record: ShardRecord, modified: float) -> bool:
-    if not record.samples:
-        return True
-    if not (path.exists() and index_path(path).exists()):
+    # A shard without samples has no file: its photographs are tried again each time.
+    if not (record.samples and path.exists() and index_path(path).exists()):
         return False
     stat = path.stat()
     return stat.st_size == record.bytes and stat.st_mtime >= modified
+
+
+def _is_whole(path: Path, record: ShardRecord) -> bool:
+    digests = file_sha256(path), file_sha256(index_path(path))
+    return digests == (record.sha256, record.index_sha256)
 
 
 def _result(content: dict[str, Any]) -> ShardResult:

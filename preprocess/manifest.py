@@ -124,7 +124,8 @@ class Manifest:
             remedy = "Pack first: `make shards`, or `python -m preprocess --data FOLDER`"
             raise InputError(path, "does not exist", remedy) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(path, f"cannot be read ({error})", "Pack again") from None
+            remedy = "Pack again with --overwrite"
+            raise InputError(path, f"cannot be read ({error})", remedy) from None
 
     def split(self, name: str) -> SplitRecord:
         """Return a split that has samples.

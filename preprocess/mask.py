@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 
 import cv2
@@ -17,7 +18,7 @@ from PIL import Image
 from zlib_ng import zlib_ng
 
 from preprocess.errors import DecodeError
-from preprocess.image import Geometry
+from preprocess.image import PILLOW_ERRORS, Geometry
 from preprocess.inflate import inflate
 
 Mask = npt.NDArray[np.uint8]
@@ -98,6 +99,8 @@ def _png_header(data: bytes) -> tuple[int, int, int] | None:
     """
     if data[:8] != _PNG_SIGNATURE or data[12:16] != b"IHDR" or len(data) < 33:
         return None
+    if zlib.crc32(data[12:29]) != int.from_bytes(data[29:33], "big"):
+        return None
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", data[16:29])
     if depth != 8 or interlace or colour not in {_PNG_GREY, _PNG_RGB} or not (width and height):
         return None
@@ -139,25 +142,29 @@ def _encode_rows(filtered: bytes, width: int, height: int, channels: int, level:
 
 def _decode_with_pillow(data: bytes, name: str) -> Mask:
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info:
-                rgba = np.asarray(picture.convert("RGBA"))
-                return np.asarray(rgba[..., :3].max(axis=2) * (rgba[..., 3] > 127), np.uint8)
-            if picture.mode in {"1", "L"}:
-                return np.asarray(picture.convert("L"))
-            if picture.mode.startswith("I") or picture.mode == "F":
-                values = np.asarray(picture, np.float64)
-                return np.asarray(
-                    np.rint(255 * values / max(values.max(initial=0.0), 1e-9)), np.uint8
-                )
-            # Colour and palette: by the colours, never by palette indices or a grey conversion
-            # (index 1 may be (225, 0, 0), which reads as 67 in grey).
-            return np.asarray(np.asarray(picture.convert("RGB")).max(axis=2), np.uint8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on size and metadata
+            with Image.open(io.BytesIO(data)) as picture:
+                return _levels(picture)
     except Image.DecompressionBombError as error:
         raise DecodeError(name, str(error), "Scale the mask down first") from None
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, OverflowError) as error:
+    except PILLOW_ERRORS as error:
         problem = f"cannot be decoded as a mask ({len(data)} bytes: {error})"
         raise DecodeError(name, problem, "Replace the file or leave the image out") from None
+
+
+def _levels(picture: Image.Image) -> Mask:
+    if picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info:
+        rgba = np.asarray(picture.convert("RGBA"))
+        return np.asarray(rgba[..., :3].max(axis=2) * (rgba[..., 3] > 127), np.uint8)
+    if picture.mode in {"1", "L"}:
+        return np.asarray(picture.convert("L"))
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.asarray(picture, np.float64)
+        return np.asarray(np.rint(255 * values / max(values.max(initial=0.0), 1e-9)), np.uint8)
+    # Colour and palette: by the colours, never by palette indices or a grey conversion
+    # (index 1 may be (225, 0, 0), which reads as 67 in grey).
+    return np.asarray(np.asarray(picture.convert("RGB")).max(axis=2), np.uint8)
 
 
 def fit_mask(mask: Mask, geometry: Geometry) -> npt.NDArray[np.bool_]:

@@ -26,7 +26,7 @@ import simplejpeg
 from tqdm import tqdm
 
 from preprocess.celebamask import EYES, SPLITS, Dropped, Plan, RawSample, read_plan
-from preprocess.cores import usable_cores
+from preprocess.cores import end_with_parent, usable_cores
 from preprocess.errors import DecodeError, InputError
 from preprocess.image import decode_fitted
 from preprocess.journal import (
@@ -112,7 +112,7 @@ def pack(config: PackConfig) -> PackReport:
     shards = plan_shards(plan, config.settings)
     fingerprint = hashlib.sha256("".join(shard.digest for shard in shards).encode()).hexdigest()
     _check_target(config, fingerprint)
-    finished = finished_shards(config.out, shards)
+    finished = finished_shards(config.out, shards, strict=config.overwrite)
     missing = [shard for shard in shards if shard.name not in finished]
     if missing:
         (config.out / MANIFEST_FILE).unlink(missing_ok=True)
@@ -121,7 +121,7 @@ def pack(config: PackConfig) -> PackReport:
         finished[shard.name] = result
         append_journal(config.out, result)
     manifest = _manifest(config, plan, fingerprint, shards, finished)
-    if missing or not (config.out / MANIFEST_FILE).exists():
+    if missing or not _is_saved(config.out, manifest):
         _remove_strays(config.out, manifest)
         manifest.save(config.out)
     packed = sum(finished[shard.name].shard.samples for shard in missing)
@@ -149,7 +149,10 @@ def pack_sample(source: Path, sample: RawSample, settings: PackSettings) -> Pack
     }
     parts = {
         "jpg": simplejpeg.encode_jpeg(
-            square, quality=settings.quality, colorspace="RGB", colorsubsampling=settings.subsampling
+            square,
+            quality=settings.quality,
+            colorspace="RGB",
+            colorsubsampling=settings.subsampling,
         ),
         "json": json.dumps(meta, sort_keys=True, separators=(",", ":")).encode(),
         "png": encode_label(label),
@@ -165,7 +168,16 @@ def _count_eyes(seen: dict[str, Any]) -> EyeCount:
     return EyeCount(two=int(eyes == 2), one=int(eyes == 1), none=int(eyes == 0))
 
 
+def _is_saved(out: Path, manifest: Manifest) -> bool:
+    try:
+        return Manifest.load(out) == manifest
+    except InputError:
+        return False
+
+
 def _check_target(config: PackConfig, fingerprint: str) -> None:
+    if config.out.exists() and not config.out.is_dir():
+        raise InputError(config.out, "is a file", "Give a folder as --out")
     path = config.out / MANIFEST_FILE
     if config.overwrite or not path.exists():
         return
@@ -236,6 +248,7 @@ def _pack_samples(config: PackConfig, samples: list[RawSample]) -> Iterator[Pack
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells workers when to stop
+    end_with_parent()
     keep_freed_memory()
     cv2.setNumThreads(1)
 
@@ -275,10 +288,12 @@ def _manifest(
 
 
 def _remove_strays(out: Path, manifest: Manifest) -> None:
-    """Delete shards of an earlier pack that the manifest does not list."""
+    """Delete shards that the manifest does not list, and what a kill left half written."""
     listed = {out / shard.name for split in manifest.splits.values() for shard in split.shards}
     for split in SPLITS:
         for path in (out / split).glob("eyes-*.tar"):
             if path not in listed:
                 path.unlink()
                 index_path(path).unlink(missing_ok=True)
+        for path in (out / split).glob(".eyes-*.tmp"):
+            path.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import simplejpeg
 from tqdm import tqdm
 
-from preprocess.cores import usable_cores
+from preprocess.cores import end_with_parent, usable_cores
 from preprocess.drawn.camera import photograph
 from preprocess.drawn.eye import draw_eyes
 from preprocess.drawn.face import draw_frame
@@ -270,6 +270,6 @@ def _write_faces(todo: list[int], out: Path, config: SampleConfig, workers: int)
         return
     # spawned workers share no state with the caller's threads and are alike on every platform
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
         for _ in bar(pool.map(draw, todo, chunksize=4)):
             pass

@@ -146,7 +146,7 @@ def read_index(shard: Path) -> list[IndexEntry]:
     except FileNotFoundError:
         raise InputError(path, "is missing", "Pack again: `make shards`") from None
     except ValueError:
-        raise InputError(path, "is no DALI index of this version", "Pack again") from None
+        raise InputError(path, "is no DALI index", "Pack again with --overwrite") from None
 
 
 def _parse_line(line: str) -> IndexEntry:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import warnings
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -86,7 +87,9 @@ class Checkpoint:
             remedy = "Train one first: `make train`, or name another with --model"
             raise InputError(path, "does not exist", remedy)
         try:
-            content = torch.load(path, map_location=device, weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
+                content = torch.load(path, map_location=device, weights_only=True)
             if content["format_version"] != FORMAT_VERSION:
                 raise ValueError(f"format_version {content['format_version']}")
             return cls(

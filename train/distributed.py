@@ -131,6 +131,8 @@ class SyncedBatchNorm(nn.BatchNorm2d):
             momentum = self.momentum or 0.1
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(variance * count / (count - 1), momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
         scale = self.weight * (variance + self.eps).rsqrt()
         shift = self.bias - mean * scale
         normalised: Tensor = features * scale[:, None, None] + shift[:, None, None]

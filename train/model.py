@@ -61,11 +61,14 @@ class UNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """He initialisation; the head starts at the share of eye pixels, about 1 percent."""
+        """He initialisation; the head starts at the share of eye pixels, about 1 percent.
+
+        The head's weights must not start near zero: the layers below then get hardly any
+        gradient, and the first hundreds of steps are lost.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        nn.init.normal_(self.head.weight, std=0.01)
         nn.init.constant_(self.head.bias, -4.6)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:

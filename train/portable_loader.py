@@ -12,10 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
-import torch
-import webdataset
 
 from preprocess.errors import InputError
+from preprocess.stream import stream_samples
 from train.augment import augment, draw
 from train.config import AugmentConfig
 from train.decode import binarise, decode_sample, normalise
@@ -106,7 +105,7 @@ def _read_segment(segment: Segment) -> Iterator[tuple[str, bytes, bytes]]:
     """
     wanted = {entry.key for entry in segment.entries}
     found: dict[str, tuple[bytes, bytes]] = {}
-    for sample in webdataset.WebDataset(str(segment.shard), shardshuffle=False):
+    for sample in stream_samples(segment.shard):
         key = sample["__key__"]
         if key in wanted:
             for extension in ("jpg", "png"):
@@ -119,12 +118,3 @@ def _read_segment(segment: Segment) -> Iterator[tuple[str, bytes, bytes]]:
             problem = f"sample {entry.key!r} stands in the index, but not in the shard"
             raise InputError(segment.shard, problem, "Pack again: `make shards`")
         yield entry.key, *found.pop(entry.key)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move a batch (no copy where it is there already)."""
-    return Batch(
-        batch.images.to(device, non_blocking=True),
-        batch.masks.to(device, non_blocking=True),
-        batch.keys,
-    )

@@ -31,6 +31,8 @@ def ema_decay(step: int, decay: float) -> float:
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move averaged weights towards the model's; buffers (batch statistics) move alike."""
-    new = [value for value in model.state_dict().values() if value.is_floating_point()]
-    old = [value for value in average.state_dict().values() if value.is_floating_point()]
-    torch._foreach_lerp_(old, new, 1 - decay)
+    old, new = average.state_dict(), model.state_dict()
+    moving = [name for name, value in new.items() if value.is_floating_point()]
+    torch._foreach_lerp_([old[name] for name in moving], [new[name] for name in moving], 1 - decay)
+    for name in new.keys() - set(moving):  # counters
+        old[name].copy_(new[name])

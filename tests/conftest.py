@@ -1,0 +1,64 @@
+"""Data that many tests read, made once a session. Nothing may write into these folders."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from preprocess.manifest import PackSettings
+from preprocess.pack import PackConfig, pack
+from preprocess.sample import SampleConfig, write_sample
+from preprocess.tuning import tune_process
+
+# Before torch is imported: a busy neighbour must not make OpenMP's spinning threads crawl.
+tune_process()
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 drawn faces in the official layout: images 256 x 256, masks 128 x 128."""
+    out = tmp_path_factory.mktemp("faces")
+    write_sample(out, SampleConfig(count=24, size=256, mask_size=128), workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def faces_zip(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same faces as the official zip: deflated, in an enclosing folder, mapping included."""
+    path = tmp_path_factory.mktemp("zip") / "CelebAMask-HQ.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(faces.rglob("*")):
+            if file.is_file() and file.suffix != ".json":
+                archive.write(file, f"CelebAMask-HQ/{file.relative_to(faces).as_posix()}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 drawn faces, tiny ones (64 x 64, masks 32 x 32): enough to occupy two workers."""
+    out = tmp_path_factory.mktemp("small")
+    write_sample(out, SampleConfig(count=40, size=64, mask_size=32), workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def pack_root(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of the faces at 64 x 64, eight samples a shard."""
+    out = tmp_path_factory.mktemp("pack")
+    settings = PackSettings(size=64, samples_per_shard=8)
+    pack(PackConfig(faces, out, settings, workers=1))
+    return out
+
+
+@pytest.fixture(scope="session")
+def genuine() -> Path:
+    """Folder of the genuine photographs: CelebAMask-HQ/, london-faces/ and photos/ are in it."""
+    place = Path(os.environ.get("EYES_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (place / "CelebAMask-HQ" / "CelebA-HQ-img").is_dir():
+        pytest.skip(f"no genuine photographs in {place} (set EYES_DATA to their folder)")
+    return place

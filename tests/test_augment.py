@@ -1,0 +1,131 @@
+"""The portable twin of the augmentation, against what each effect must do."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from train.augment import Draw, augment, draw
+from train.config import AugmentConfig, Effect
+
+SIZE = 64
+OFF = AugmentConfig.off()
+
+
+def only(**effects: Effect) -> AugmentConfig:
+    return replace(OFF, **effects)
+
+
+def picture() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(40, 215, (8, 8, 3), dtype=np.uint8)
+    image = np.ascontiguousarray(coarse.repeat(8, axis=0).repeat(8, axis=1))
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[20:28, 10:24] = 255
+    return image, mask
+
+
+def rows(numbers: Draw, count: int) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
+    image, mask = picture()
+    return [augment(image.copy(), mask.copy(), numbers, row, row) for row in range(count)]
+
+
+def test_equal_seeds_draw_equal_numbers() -> None:
+    first, again, other = (draw(AugmentConfig(), SIZE, 8, (0, 1, s)) for s in (2, 2, 3))
+    for field in fields(Draw):
+        assert np.array_equal(getattr(first, field.name), getattr(again, field.name))
+    assert not np.array_equal(first.matrix, other.matrix)
+    assert np.array_equal(first.rows(slice(2, 5)).matrix, first.matrix[2:5])
+
+
+def test_off_changes_nothing() -> None:
+    image, mask = picture()
+    for new_image, new_mask in rows(draw(OFF, SIZE, 4, (0,)), 4):
+        assert np.array_equal(new_image, image)
+        assert np.array_equal(new_mask, mask)
+
+
+def test_flip_mirrors_image_and_mask_exactly() -> None:
+    image, mask = picture()
+    ((new_image, new_mask),) = rows(draw(only(flip=Effect(1, 1)), SIZE, 1, (0,)), 1)
+    assert np.array_equal(new_image, image[:, ::-1])
+    assert np.array_equal(new_mask, mask[:, ::-1])
+
+
+def test_flip_happens_as_often_as_asked() -> None:
+    numbers = draw(only(flip=Effect(0.25, 1)), SIZE, 4000, (0,))
+    assert numbers.moved.mean() == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "strength"), [("scale", 0.4), ("rotation", 30.0), ("translation", 0.15)]
+)
+def test_geometry_moves_image_and_mask_together_without_black_seams(
+    name: str, strength: float
+) -> None:
+    image = np.full((SIZE, SIZE, 3), 90, np.uint8)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[24:40, 24:40] = 255
+    image[24:40, 24:40] = 200
+    numbers = draw(only(**{name: Effect(1, strength)}), SIZE, 16, (1,))
+    for row in range(16):
+        new_image, new_mask = augment(image.copy(), mask.copy(), numbers, row, 0)
+        assert new_image.min() >= 89, "a seam that the picture does not have"
+        on, bright = new_mask >= 128, new_image[..., 0] >= 145
+        assert (on ^ bright).sum() <= 8, "only pixels cut in half by an edge may differ"
+        assert on.any()
+
+
+def test_scale_and_rotation_have_the_size_that_was_drawn() -> None:
+    numbers = draw(only(scale=Effect(1, 0.5)), SIZE, 500, (0,))
+    factors = 1 / np.sqrt(np.abs(np.linalg.det(numbers.matrix[:, :2, :2])))
+    assert 1 / 1.5 - 1e-3 <= factors.min() < 0.7
+    assert 1.45 < factors.max() <= 1.5 + 1e-3
+    turned = draw(only(rotation=Effect(1, 20)), SIZE, 500, (0,))
+    degrees = np.rad2deg(np.arctan2(turned.matrix[:, 1, 0], turned.matrix[:, 0, 0]))
+    assert 19 < np.abs(degrees).max() <= 20.001
+    centre = np.array([SIZE / 2, SIZE / 2, 1])
+    np.testing.assert_allclose((turned.matrix @ centre)[:, :2], SIZE / 2, atol=1e-3)
+
+
+def test_light_stays_within_its_factors() -> None:
+    numbers = draw(only(light=Effect(1, 0.3)), SIZE, 300, (0,))
+    for factor in (numbers.brightness, numbers.contrast):
+        assert 0.7 <= factor.min() < 0.75
+        assert 1.25 < factor.max() <= 1.3
+
+
+def test_grey_takes_all_colour_and_keeps_the_brightness() -> None:
+    image, _ = picture()
+    ((grey, _),) = rows(draw(only(grey=Effect(1, 1)), SIZE, 1, (0,)), 1)
+    assert np.ptp(grey.astype(int), axis=2).max() <= 1
+    luma = image @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(grey[..., 0] - luma).max() <= 1.5
+
+
+def test_colour_changes_hue_but_hardly_the_brightness() -> None:
+    image, mask = picture()
+    numbers = draw(only(colour=Effect(1, 0.5)), SIZE, 8, (0,))
+    for row in range(8):
+        new, same_mask = augment(image.copy(), mask.copy(), numbers, row, 0)
+        assert np.abs(new.astype(int) - image).max() > 5
+        inside = ((new > 0) & (new < 255)).all(axis=2)
+        weights = np.array([0.299, 0.587, 0.114])
+        assert np.abs((new @ weights - image @ weights)[inside]).max() < 4
+        assert np.array_equal(same_mask, mask)
+
+
+def test_blur_noise_and_jpeg_do_what_they_say() -> None:
+    image, _ = picture()
+    edges = np.abs(np.diff(image.astype(int), axis=1)).mean()
+    for blurred, _ in rows(draw(only(blur=Effect(1, 4)), SIZE, 4, (0,)), 4):
+        assert np.abs(np.diff(blurred.astype(int), axis=1)).mean() < edges
+    numbers = draw(only(noise=Effect(1, 20)), SIZE, 6, (0,))
+    for row, (noisy, _) in enumerate(rows(numbers, 6)):
+        spread = (noisy.astype(int) - image).std()
+        assert spread == pytest.approx(float(numbers.noise[row]), rel=0.15, abs=0.4)
+    numbers = draw(only(jpeg=Effect(1, 95)), SIZE, 6, (0,))
+    assert numbers.quality.min() >= 5
+    for recompressed, _ in rows(numbers, 6):
+        assert 0 < np.abs(recompressed.astype(int) - image).mean() < 25

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+
+from preprocess.errors import InputError
+from train.config import AugmentConfig, Effect, ModelConfig, TrainConfig, model_config
+
+
+@pytest.mark.parametrize(
+    ("change", "effect"),
+    [
+        ("blur=off", Effect(0.0, 2.0)),
+        ("blur=1.5", Effect(0.1, 1.5)),
+        ("blur=0.4:1.5", Effect(0.4, 1.5)),
+    ],
+)
+def test_augmentation_is_changed_by_name(change: str, effect: Effect) -> None:
+    changed = AugmentConfig().with_changes((change,))
+    assert changed.blur == effect
+    assert changed.flip == AugmentConfig().flip
+
+
+@pytest.mark.parametrize("change", ["blurr=1", "blur=strong", "blur=2:1", "scale=7", "flip"])
+def test_unusable_augmentation_change_is_refused(change: str) -> None:
+    with pytest.raises(InputError, match="--augment"):
+        AugmentConfig().with_changes((change,))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"epochs": 0},
+        {"batch": 0},
+        {"lr": 0.0},
+        {"ema": 1.0},
+        {"amp": "half"},
+        {"keep": 0},
+    ],
+)
+def test_train_config_is_checked(bad: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=f"--{next(iter(bad))}"):
+        TrainConfig(Path("shards"), **bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", [{"stem": 3}, {"depth": 0}, {"width": 0}])
+def test_model_config_is_checked(bad: dict[str, int]) -> None:
+    with pytest.raises(InputError):
+        ModelConfig(**bad)
+
+
+def test_unknown_key_of_a_stored_config_fails() -> None:
+    with pytest.raises(ValueError, match="unknown key 'wide'"):
+        model_config({"wide": 3})
+
+
+def test_place_and_machine_do_not_decide_the_weights() -> None:
+    here = TrainConfig(Path("a"), output=Path("x"), threads=1, loader="dali")
+    there = TrainConfig(Path("b"), output=Path("y"), threads=8, loader="portable")
+    assert here.decides() == there.decides()
+    assert here.decides() != TrainConfig(Path("a"), lr=0.5).decides()

@@ -1,0 +1,293 @@
+"""Photographs of every kind to RGB squares, and the geometry that leads back."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import simplejpeg
+from PIL import Image
+
+from preprocess.errors import DecodeError
+from preprocess.image import RGB, Geometry, decode_fitted, decode_rgb, fit
+
+RED, BLUE, WHITE, BLACK = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+
+# CIPA DC-008, 4.6.4: which visual sides the stored 0th row and 0th column are.
+ORIENTATIONS = {
+    1: ("top", "left"), 2: ("top", "right"), 3: ("bottom", "right"), 4: ("bottom", "left"),
+    5: ("left", "top"), 6: ("right", "top"), 7: ("right", "bottom"), 8: ("left", "bottom"),
+}  # fmt: skip
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def oriented(number: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return exif
+
+
+def scene(height: int = 40, width: int = 64) -> RGB:
+    """Return a smooth picture without any symmetry."""
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    red, green, blue = 250 * y, 250 * x, 125 * (1 + np.sin(4 * x + 7 * y * y))
+    return np.stack([red, green, blue], -1).astype(np.uint8)
+
+
+def stored(upright: RGB, row: str, column: str) -> RGB:
+    """Arrange an upright picture so that its 0th row and column are these visual sides."""
+    turned = upright.swapaxes(0, 1) if row in {"left", "right"} else upright
+    turned = turned[::-1] if row in {"bottom", "right"} else turned
+    return np.ascontiguousarray(turned[:, ::-1] if column in {"bottom", "right"} else turned)
+
+
+def decibels(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+    return float(10 * np.log10(255**2 / max(1e-9, float(np.mean((one.astype(float) - other) ** 2)))))
+
+
+def apart(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> int:
+    return int(np.abs(one.astype(np.int16) - other).max())
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(64, 64), (512, 512), (300, 200), (200, 300), (37, 512), (9, 7), (1, 1)]
+)
+def test_geometry_is_centred_inside_and_keeps_the_aspect(height: int, width: int) -> None:
+    place = Geometry.fit(height, width, 64)
+    assert max(place.height, place.width) == 64
+    assert place.height * width == pytest.approx(place.width * height, abs=max(height, width) / 2)
+    assert 0 <= 64 - place.height - 2 * place.top <= 1
+    assert 0 <= 64 - place.width - 2 * place.left <= 1
+    assert (place.source_height, place.source_width, place.size) == (height, width, 64)
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (120, 80), (70, 151), (40, 30), (64, 64)])
+def test_restore_undoes_fit(height: int, width: int) -> None:
+    picture = scene(height, width)
+    square, place = fit(picture, 64)
+    back = place.restore(square[..., 0].astype(np.float32))
+    assert back.shape == (height, width)
+    assert back.dtype == np.float32
+    assert np.abs(back - picture[..., 0]).max() < 6  # of 255; half a pixel off would be more
+
+
+def test_a_picture_of_the_wanted_size_is_not_touched() -> None:
+    picture = scene(64, 64)
+    np.testing.assert_array_equal(fit(picture, 64)[0], picture)
+    png = encoded(Image.fromarray(picture), "PNG")
+    np.testing.assert_array_equal(decode_fitted(png, 64)[0], picture)
+
+
+def test_the_short_side_is_filled_with_the_border() -> None:
+    square, place = fit(scene(40, 64), 64)
+    assert (place.top, place.height, place.left) == (12, 40, 0)
+    np.testing.assert_array_equal(square[:12], np.repeat(square[12:13], 12, axis=0))
+    np.testing.assert_array_equal(square[52:], np.repeat(square[51:52], 12, axis=0))
+    np.testing.assert_array_equal(square[12:52], scene(40, 64))
+
+
+def test_shrinking_counts_every_source_pixel_once() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    means = picture.reshape(24, 4, 24, 4, 3).mean((1, 3))
+    assert np.abs(fit(picture, 24)[0] - means).max() <= 0.51
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "CMYK JPEG", "WEBP"])
+@pytest.mark.parametrize("number", list(ORIENTATIONS))
+def test_every_exif_orientation_is_applied(number: int, kind: str) -> None:
+    upright = scene()
+    picture = Image.fromarray(stored(upright, *ORIENTATIONS[number]))
+    options: dict[str, object] = {"quality": 95, "subsampling": 0} if "JPEG" in kind else {}
+    if kind == "WEBP":
+        options["lossless"] = True
+    if kind == "CMYK JPEG":
+        picture = picture.convert("CMYK")
+    data = encoded(picture, kind.split()[-1], exif=oriented(number), **options)
+    assert apart(decode_rgb(data), upright) <= 16  # a wrong turn is off by 100 and more
+    square, place = decode_fitted(data, 32)
+    assert (place.source_height, place.source_width) == (40, 64)
+    assert (place.height, place.width) == (20, 32)
+    assert decibels(square, fit(upright, 32)[0]) > 36
+
+
+def test_orientation_of_a_photograph_beyond_pillows_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    upright = scene()
+    picture = Image.fromarray(stored(upright, *ORIENTATIONS[6]))
+    data = encoded(picture, "JPEG", quality=95, subsampling=0, exif=oriented(6))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert apart(decode_rgb(data), upright) <= 16
+
+
+@pytest.mark.parametrize("limit", [2000, 100])
+def test_other_formats_beyond_pillows_limit(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(scene()), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    if limit == 2000:  # a warning of Pillow's at most: not shown
+        np.testing.assert_array_equal(decode_rgb(data), scene())
+        return
+    with pytest.raises(DecodeError, match=r"huge\.png: .*exceeds limit.*Scale the picture down"):
+        decode_rgb(data, "huge.png")
+
+
+def halves(mode: str, left: object, right: object, kind: str, **options: object) -> bytes:
+    """Encode a 16 x 16 picture of two colours side by side."""
+    picture = Image.new(mode, (16, 16), left)  # type: ignore[arg-type]
+    picture.paste(right, (8, 0, 16, 16))  # type: ignore[arg-type]
+    return encoded(picture, kind, **options)
+
+
+def palette(kind: str, **options: object) -> bytes:
+    picture = Image.new("P", (16, 16), 0)
+    picture.putpalette([*RED, *BLUE])
+    picture.paste(1, (8, 0, 16, 16))
+    return encoded(picture, kind, **options)
+
+
+def grey16() -> bytes:
+    levels = np.full((16, 16), 0x8000, np.uint16)
+    levels[:, 8:] = 0xFFFF
+    return encoded(Image.fromarray(levels), "PNG")
+
+
+CASES = {
+    "grey JPEG": (halves("L", 0, 200, "JPEG", quality=100), BLACK, (200, 200, 200)),
+    "grey PNG": (halves("L", 10, 200, "PNG"), (10, 10, 10), (200, 200, 200)),
+    "grey with alpha": (halves("LA", (0, 255), (0, 0), "PNG"), BLACK, WHITE),
+    "RGB JPEG": (halves("RGB", RED, BLUE, "JPEG", quality=100, subsampling=0), RED, BLUE),
+    "CMYK JPEG": (halves("CMYK", (0, 255, 255, 0), (255, 255, 0, 0), "JPEG"), RED, BLUE),
+    "RGBA PNG": (halves("RGBA", (*RED, 255), (*BLUE, 0), "PNG"), RED, WHITE),
+    "half transparent": (halves("RGBA", (*RED, 255), (0, 0, 0, 128), "PNG"), RED, (127, 127, 127)),
+    "palette PNG": (palette("PNG"), RED, BLUE),
+    "palette, one index transparent": (palette("PNG", transparency=1), RED, WHITE),
+    "palette, alpha bytes": (palette("PNG", transparency=b"\xff\x00"), RED, WHITE),
+    "RGB, one colour transparent": (halves("RGB", RED, BLUE, "PNG", transparency=BLUE), RED, WHITE),
+    "16-bit grey PNG": (grey16(), (128, 128, 128), WHITE),
+    "1-bit PNG": (halves("1", 0, 1, "PNG"), BLACK, WHITE),
+    "WebP": (halves("RGB", RED, BLUE, "WEBP", lossless=True), RED, BLUE),
+    "WebP with alpha": (halves("RGBA", (*RED, 255), (*BLUE, 0), "WEBP", lossless=True), RED, WHITE),
+    "GIF": (palette("GIF"), RED, BLUE),
+    "BMP": (halves("RGB", RED, BLUE, "BMP"), RED, BLUE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_every_mode_becomes_the_colours_that_a_viewer_shows(case: str) -> None:
+    data, left, right = CASES[case]
+    rgb = decode_rgb(data, case)
+    assert rgb.shape == (16, 16, 3)
+    assert rgb.dtype == np.uint8
+    expected = np.empty_like(rgb)
+    expected[:, :8], expected[:, 8:] = left, right
+    assert apart(rgb, expected) <= (2 if "JPEG" in case else 1)
+    np.testing.assert_array_equal(decode_fitted(data, 16)[0], rgb)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2000), (2000, 1), (3, 1000), (17, 900)])
+def test_extreme_sizes(height: int, width: int, kind: str) -> None:
+    picture = Image.new("RGB", (width, height), (180, 90, 40))
+    square, place = decode_fitted(encoded(picture, kind), 32)
+    assert square.shape == (32, 32, 3)
+    assert square.flags.c_contiguous
+    assert np.abs(square.astype(int) - (180, 90, 40)).max() <= 4
+    assert (place.source_height, place.source_width) == (height, width)
+    assert min(place.height, place.width) >= 1
+    assert place.restore(np.ones((32, 32), np.float32)).shape == (height, width)
+
+
+def test_progressive_jpeg_reads_like_a_baseline_one(faces: Path) -> None:
+    picture = Image.open(faces / "CelebA-HQ-img" / "0.jpg")
+    baseline, progressive = (encoded(picture, "JPEG", progressive=p) for p in (False, True))
+    assert baseline != progressive
+    np.testing.assert_array_equal(decode_rgb(baseline), decode_rgb(progressive))
+    np.testing.assert_array_equal(decode_fitted(baseline, 64)[0], decode_fitted(progressive, 64)[0])
+
+
+def test_full_decode_equals_pillows(faces: Path) -> None:
+    path = faces / "CelebA-HQ-img" / "1.jpg"
+    assert apart(decode_rgb(path.read_bytes()), np.array(Image.open(path))) <= 2
+
+
+def test_fitted_decode_is_near_a_full_decode_with_lanczos(faces: Path) -> None:
+    for path in sorted((faces / "CelebA-HQ-img").glob("*.jpg"))[:8]:
+        full = Image.open(path).convert("RGB")
+        fitted = decode_fitted(path.read_bytes(), 64)[0]
+        assert decibels(fitted, np.array(full.resize((64, 64), Image.Resampling.LANCZOS))) > 40
+        assert decibels(fitted, np.array(full.resize((64, 64), Image.Resampling.BOX))) > 50
+
+
+def test_fitted_decode_of_genuine_photographs_is_near_lanczos(genuine: Path) -> None:
+    reached = []
+    for path in sorted((genuine / "CelebAMask-HQ" / "CelebA-HQ-img").glob("*.jpg"))[:24]:
+        full = Image.open(path).convert("RGB").resize((128, 128), Image.Resampling.LANCZOS)
+        reached.append(decibels(decode_fitted(path.read_bytes(), 128)[0], np.array(full)))
+    assert np.median(reached) > 41
+    assert min(reached) > 35
+
+
+def test_patterns_finer_than_a_pixel_do_not_alias() -> None:
+    board = np.indices((512, 512)).sum(0).astype(np.uint8) % 2 * 255
+    square = decode_fitted(encoded(Image.fromarray(board), "PNG"), 64)[0]
+    assert np.abs(square.astype(int) - 127).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8", b"no picture at all", b"\x89PNG\r\n\x1a\n", b"GIF89a"]
+)
+def test_what_is_no_picture_is_named(data: bytes) -> None:
+    with pytest.raises(DecodeError, match=rf"^7\.jpg: cannot be decoded .*{len(data)} bytes"):
+        decode_rgb(data, "7.jpg")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
+def test_a_truncated_file_is_an_error_not_a_grey_picture(kind: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    for decode in (decode_rgb, lambda part, name: decode_fitted(part, 16, name)[0]):
+        with pytest.raises(DecodeError, match=r"^cut\.img"):
+            decode(data[: int(len(data) * share)], "cut.img")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "DDS", "TIFF"])
+def test_damage_raises_nothing_but_a_decode_error(
+    kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    options = {"exif": oriented(6)} if kind in {"JPEG", "PNG", "WEBP"} else {}
+    data = encoded(Image.fromarray(cv2.resize(scene(), (32, 24))), kind, **options)
+    chance, decoded, refused = random.Random(kind), 0, 0
+    for _ in range(120):
+        broken = bytearray(data)
+        for _ in range(chance.choice([1, 2, 6])):
+            broken[chance.randrange(chance.choice([min(300, len(data)), len(data)]))] ^= (
+                chance.randrange(1, 256)
+            )
+        try:
+            decode_fitted(bytes(broken), 16)
+            decoded += 1
+        except DecodeError:
+            refused += 1
+    assert decoded + refused == 120
+    assert refused > 5
+    capfd.readouterr()  # libtiff talks
+
+
+def test_a_grey_jpeg_decoded_small_is_grey_and_near() -> None:
+    grey = cv2.resize(scene(), (512, 512))[..., 2].copy()
+    data = simplejpeg.encode_jpeg(grey[..., None], quality=95, colorspace="GRAY")
+    square = decode_fitted(data, 64)[0]
+    assert decibels(square, fit(np.repeat(grey[..., None], 3, 2), 64)[0]) > 45
+    assert apart(square[..., 0], square[..., 2]) == 0

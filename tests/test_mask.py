@@ -1,0 +1,306 @@
+"""Eye masks of every size and mode to binary maps, and those to label maps."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from preprocess.errors import DecodeError
+from preprocess.image import Geometry
+from preprocess.inflate import inflate
+from preprocess.mask import LABELS, decode_label, decode_mask, encode_label, fit_mask, label_map
+
+Levels = npt.NDArray[np.uint8]
+
+
+def blob(height: int = 40, width: int = 60) -> npt.NDArray[np.bool_]:
+    y, x = np.mgrid[:height, :width]
+    squared = ((y - height * 0.4) / (height * 0.2)) ** 2 + ((x - width * 0.6) / (width * 0.3)) ** 2
+    return np.asarray(squared < 1)
+
+
+def levels(on: npt.NDArray[np.bool_], value: int = 255) -> Levels:
+    return np.where(on, np.uint8(value), np.uint8(0))
+
+
+def saved(picture: Image.Image, kind: str = "PNG", **options: int) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(header: tuple[int, int, int, int, int], stream: bytes, cut: int = 0) -> bytes:
+    """Build a PNG of (width, height, depth, colour, interlace); `cut` splits its IDAT there."""
+    head = struct.pack(">IIBBBBB", *header[:4], 0, 0, header[4])
+    parts = [stream[:cut], stream[cut:]] if cut else [stream]
+    body = b"".join(chunk(b"IDAT", part) for part in parts)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + body + chunk(b"IEND", b"")
+
+
+def filtered(pixels: Levels, filters: list[int]) -> bytes:
+    """Filter rows as the PNG specification (9.2) defines, without regard to speed."""
+    rows = pixels.reshape(len(pixels), -1).astype(int)
+    step = pixels.shape[2] if pixels.ndim == 3 else 1
+    out = bytearray()
+    for y, row in enumerate(rows):
+        up = rows[y - 1] if y else np.zeros_like(row)
+        left = np.concatenate([np.zeros(step, int), row[:-step]])
+        corner = np.concatenate([np.zeros(step, int), up[:-step]])
+        guess = left + up - corner
+        a, b, c = abs(guess - left), abs(guess - up), abs(guess - corner)
+        paeth = np.where((a <= b) & (a <= c), left, np.where(b <= c, up, corner))
+        kind = filters[y % len(filters)]
+        predicted = (0 * row, left, up, (left + up) // 2, paeth)[kind]
+        out += bytes([kind]) + ((row - predicted) % 256).astype(np.uint8).tobytes()
+    return bytes(out)
+
+
+def with_filters(pixels: Levels, filters: list[int], cut: int = 0) -> bytes:
+    height, width = pixels.shape[:2]
+    colour = 2 if pixels.ndim == 3 else 0
+    return png((width, height, 8, colour, 0), zlib.compress(filtered(pixels, filters)), cut)
+
+
+def reference(data: bytes) -> npt.NDArray[np.bool_]:
+    """Decode by Pillow alone: on where brighter than half of the brightest."""
+    rgb = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).max(axis=2).astype(int)
+    return np.asarray(rgb > rgb.max() // 2)
+
+
+def indexed(on: npt.NDArray[np.bool_], colours: list[int], **options: int) -> bytes:
+    picture = Image.frombytes("P", on.shape[::-1], on.astype(np.uint8).tobytes())
+    picture.putpalette(colours)
+    return saved(picture, "PNG", **options)
+
+
+def rgba(on: npt.NDArray[np.bool_], colour: tuple[int, int, int]) -> Image.Image:
+    sheet = np.zeros((*on.shape, 4), np.uint8)
+    sheet[..., :3], sheet[..., 3] = colour, levels(on)
+    return Image.fromarray(sheet)
+
+
+ON = blob()
+GREY = Image.fromarray(levels(ON))
+MODES = {
+    "L 255": saved(GREY),
+    "L 1": saved(Image.fromarray(levels(ON, 1))),
+    "L 225": saved(Image.fromarray(levels(ON, 225))),
+    "RGB": saved(GREY.convert("RGB")),
+    "RGB, red alone": saved(Image.merge("RGB", [GREY, *[Image.new("L", GREY.size)] * 2])),
+    "1": saved(GREY.convert("1")),
+    "P, index 1 is colour 225": indexed(ON, [0, 0, 0, 225, 0, 0]),
+    "P, index 1 is (0, 0, 1)": indexed(ON, [0, 0, 0, 0, 0, 1]),
+    "P, index 0 is white": indexed(~ON, [255, 255, 255, 0, 0, 0]),
+    "P, background transparent": indexed(ON, [9, 9, 9, 225, 0, 0], transparency=0),
+    "L, one level transparent": saved(GREY, transparency=0),
+    "LA": saved(GREY.convert("LA")),
+    "RGBA opaque": saved(GREY.convert("RGBA")),
+    "RGBA, the eye is what is opaque": saved(rgba(ON, (200, 10, 10))),
+    "I;16": saved(Image.fromarray(levels(ON).astype(np.uint16) * 257)),
+    "I;16, low": saved(Image.fromarray(levels(ON, 3).astype(np.uint16))),
+    "BMP": saved(GREY, "BMP"),
+    "JPEG": saved(GREY, "JPEG", quality=100),
+    "WebP": saved(GREY.convert("RGB"), "WEBP", lossless=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+def test_every_mode_and_on_value_reads_alike(mode: str) -> None:
+    mask = decode_mask(MODES[mode], mode)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, levels(ON))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("filters", [[0], [1], [2], [3], [4], [4, 2, 0, 1, 3], [0, 0, 2, 1]])
+def test_every_row_filter_decodes_like_pillow(filters: list[int], channels: int) -> None:
+    for on in (ON, blob(33, 7), np.ones((5, 3), bool), np.zeros((5, 3), bool), ~ON):
+        pixels = levels(on) if channels == 1 else np.repeat(levels(on)[..., None], 3, 2)
+        data = with_filters(pixels, filters, cut=9)
+        assert reference(data).shape == on.shape  # Pillow takes what was built here for a PNG
+        np.testing.assert_array_equal(decode_mask(data), levels(on))
+
+
+@pytest.mark.parametrize("row", [0, 39])
+def test_content_in_the_first_or_last_row(row: int) -> None:
+    on = np.zeros((40, 60), bool)
+    on[row, 17:30] = True
+    for filters in ([0], [1], [2], [3], [4]):
+        np.testing.assert_array_equal(decode_mask(with_filters(levels(on), filters)), levels(on))
+    np.testing.assert_array_equal(decode_mask(saved(Image.fromarray(levels(on)))), levels(on))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_masks_decode_like_pillow_whoever_wrote_them(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    for _ in range(12):
+        height, width = chance.integers(1, 90, 2)
+        on = np.zeros((height, width), bool)
+        for _ in range(chance.integers(0, 4)):
+            y, x = chance.integers(0, height), chance.integers(0, width)
+            on[y : y + chance.integers(1, 20), x : x + chance.integers(1, 30)] ^= True
+        grey = levels(on, int(chance.choice([1, 128, 225, 255])))
+        if chance.random() < 0.3:  # soft edges
+            grey = np.asarray(cv2.blur(grey, (3, 3)), np.uint8)
+        colour = np.repeat(grey[..., None], 3, 2)
+        strategy = [cv2.IMWRITE_PNG_STRATEGY, int(chance.integers(0, 5)),
+                    cv2.IMWRITE_PNG_COMPRESSION, int(chance.integers(0, 10))]  # fmt: skip
+        for data in (
+            saved(Image.fromarray(grey), optimize=bool(chance.random() < 0.5)),
+            saved(Image.fromarray(colour), compress_level=int(chance.integers(0, 10))),
+            cv2.imencode(".png", grey, strategy)[1].tobytes(),
+            cv2.imencode(".png", colour, strategy)[1].tobytes(),
+            with_filters(grey, chance.integers(0, 5, height).tolist()),
+        ):
+            np.testing.assert_array_equal(decode_mask(data), levels(reference(data)))
+
+
+def test_rgb_counts_by_its_brightest_channel_not_by_luma() -> None:
+    pixels = np.zeros((9, 9, 3), np.uint8)
+    pixels[2:4, 3:6] = (0, 0, 250)  # luma 28
+    pixels[5:7, 3:6] = (130, 130, 130)
+    np.testing.assert_array_equal(decode_mask(saved(Image.fromarray(pixels))) > 0, pixels.any(2))
+
+
+def test_interlaced_png() -> None:
+    grey = levels(blob(21, 34))
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
+              (1, 0, 2, 1)]  # fmt: skip
+    rows = [filtered(grey[y::dy, x::dx], [0]) for y, x, dy, dx in passes]
+    data = png((34, 21, 8, 0, 1), zlib.compress(b"".join(rows)))
+    np.testing.assert_array_equal(reference(data), grey > 0)
+    np.testing.assert_array_equal(decode_mask(data), grey)
+
+
+def test_a_black_mask_is_empty_not_an_error() -> None:
+    for mode in ("L", "RGB", "1", "P", "I;16", "RGBA"):
+        assert not decode_mask(saved(Image.new(mode, (30, 20)))).any()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "1", "RGBA"])
+def test_flipped_and_cut_files_are_errors_that_name_the_file(mode: str) -> None:
+    data = saved(GREY.convert(mode))
+    at = data.index(b"IDAT") + 4
+    for broken in (
+        data[: at + 8],
+        data[:30],
+        data[: at - 8],
+        data[: at + 10] + bytes([data[at + 10] ^ 64]) + data[at + 11 :],
+    ):
+        with pytest.raises(DecodeError, match=r"^00007_l_eye\.png: cannot be decoded as a mask"):
+            decode_mask(broken, "00007_l_eye.png")
+
+
+@pytest.mark.parametrize("at", [16, 18, 20, 22, 24, 25, 28, 30])
+def test_a_damaged_header_is_an_error_whatever_size_it_claims(at: int) -> None:
+    data = bytearray(MODES["RGB"])
+    data[at] ^= 0x7F
+    with pytest.raises(DecodeError):
+        decode_mask(bytes(data))
+
+
+def test_a_header_that_lies_about_the_size_is_an_error() -> None:
+    for side in (4000, 2**31 - 1):
+        with pytest.raises(DecodeError):
+            decode_mask(png((side, side, 8, 2, 0), zlib.compress(bytes(100))))
+    with pytest.raises(ValueError, match="cannot hold"):
+        inflate(zlib.compress(bytes(100)), 2**40)
+    with pytest.raises(ValueError, match="100 bytes instead of 99"):
+        inflate(zlib.compress(bytes(100)), 99)
+
+
+@pytest.mark.parametrize("size", [64, 96, 256, 512, 1024])
+def test_the_area_is_kept_at_any_scale(size: int) -> None:
+    chance = np.random.default_rng(size)
+    before = after = 0.0
+    for _ in range(30):
+        mask = np.zeros((512, 512), np.uint8)
+        axes = (int(chance.integers(15, 40)), int(chance.integers(3, 15)))
+        middle = (int(chance.integers(60, 450)), int(chance.integers(60, 450)))
+        cv2.ellipse(mask, middle, axes, float(chance.integers(0, 180)), 0, 360, 255, -1)
+        fitted = int(fit_mask(mask, Geometry.fit(768, 768, size)).sum())
+        expected = int((mask > 0).sum()) * (size / 512) ** 2
+        assert fitted == pytest.approx(expected, rel=0.02, abs=0.6)
+        before, after = before + expected, after + fitted
+    assert after == pytest.approx(before, rel=0.005)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_lids_of_one_pixel_survive_in_place_and_unswollen(turned: bool) -> None:
+    mask = np.zeros((512, 512), np.uint8)
+    mask[201, 100:200] = 255
+    fitted = fit_mask(mask.T.copy() if turned else mask, Geometry.fit(512, 512, 128))
+    ys, xs = np.nonzero(fitted.T if turned else fitted)
+    assert len(ys) == 6  # 100 pixels cover the area of 6.25
+    assert set(ys) == {50}
+    assert 25 <= xs.min() <= xs.max() < 50
+
+
+def test_a_mask_lands_where_its_image_does() -> None:
+    mask = np.zeros((300, 200), np.uint8)
+    mask[60:90, 40:140] = 255
+    place = Geometry.fit(1200, 800, 96)  # masks may have another size than their image
+    ys, xs = np.nonzero(fit_mask(mask, place))
+    scale = 96 / 300
+    assert ys.mean() + 0.5 == pytest.approx(75 * scale, abs=0.5)
+    assert xs.mean() + 0.5 == pytest.approx(place.left + 90 * scale, abs=0.5)
+    assert place.left == 16
+    full = fit_mask(np.full((300, 200), 255, np.uint8), place)
+    assert full[:, 16:80].all()
+    assert full.sum() == 96 * 64  # the filled border is background
+
+
+def test_a_mask_of_the_right_size_is_only_placed() -> None:
+    mask = levels(blob(48, 64))
+    np.testing.assert_array_equal(fit_mask(mask, Geometry.fit(480, 640, 64))[8:56], mask > 0)
+
+
+def test_upscaling_keeps_the_shape() -> None:
+    mask = levels(blob(32, 32))
+    fitted = fit_mask(mask, Geometry.fit(512, 512, 256))
+    near = cv2.resize(mask, (256, 256), interpolation=cv2.INTER_NEAREST) > 0
+    assert fitted.sum() == pytest.approx(near.sum(), rel=0.02)
+    assert (fitted & near).sum() / (fitted | near).sum() > 0.93
+
+
+def test_empty_masks_stay_empty_and_single_pixels_stay() -> None:
+    mask = np.zeros((512, 512), np.uint8)
+    place = Geometry.fit(512, 512, 128)
+    assert not fit_mask(mask, place).any()
+    mask[511, 0] = 255
+    assert np.argwhere(fit_mask(mask, place)).tolist() == [[127, 0]]
+
+
+def test_labels_tell_left_right_and_unknown_apart() -> None:
+    assert LABELS == {"background": 0, "eye": 85, "l_eye": 170, "r_eye": 255}
+    left, right = np.zeros((2, 64, 64), np.uint8)
+    left[10:20, 40:60], right[10:20, 5:20] = 255, 255
+    label = label_map({"r_eye": right, "l_eye": left}, Geometry.fit(64, 64, 64))
+    np.testing.assert_array_equal(label, np.where(right, 255, np.where(left, 170, 0)))
+    only = label_map({"eye": left}, Geometry.fit(64, 64, 64))
+    np.testing.assert_array_equal(only, np.where(left, 85, 0))
+    assert not label_map({}, Geometry.fit(50, 64, 64)).any()
+
+
+@pytest.mark.parametrize("size", [1, 16, 250])
+def test_encoded_labels_are_grey_pngs_for_every_reader(size: int) -> None:
+    label = np.random.default_rng(size).choice(np.array([0, 85, 170, 255], np.uint8), (size, size))
+    data = encode_label(label)
+    assert Image.open(io.BytesIO(data)).mode == "L"
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), label)
+    np.testing.assert_array_equal(decode_label(data, "a"), label)
+    with pytest.raises(DecodeError, match=r"^a: "):
+        decode_label(MODES["RGB"], "a")
+    with pytest.raises(DecodeError, match=r"^b: "):
+        decode_label(b"", "b")

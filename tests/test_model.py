@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from train.config import ModelConfig
+from train.model import UNet, flop_count, fold_batch_norm, parameter_count
+
+SHAPES = [
+    ModelConfig(width=8, depth=2, stem=1),
+    ModelConfig(width=8, depth=2, stem=2),
+    ModelConfig(width=4, depth=3, stem=4),
+]
+
+
+@pytest.mark.parametrize("config", SHAPES)
+def test_logits_are_as_fine_as_the_input(config: ModelConfig) -> None:
+    images = torch.randn(2, 3, 64, 96)
+    assert UNet(config)(images).shape == (2, 1, 64, 96)
+
+
+@pytest.mark.parametrize("config", SHAPES)
+def test_every_parameter_gets_a_gradient(config: ModelConfig) -> None:
+    model = UNet(config)
+    model(torch.randn(2, 3, 64, 64)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_default_fits_the_budget() -> None:
+    model = UNet()
+    assert parameter_count(model) <= 2_000_000
+    assert flop_count(model, 256) <= 2_000_000_000
+    assert model.training, "counting must leave the mode as it was"
+
+
+def test_flops_are_counted_as_two_per_multiply_add() -> None:
+    convolution = torch.nn.Conv2d(3, 8, 3, padding=1)
+    assert flop_count(convolution, 16) == 2 * 16 * 16 * 8 * 3 * 9
+
+
+@pytest.mark.parametrize("config", SHAPES)
+def test_folding_batch_norm_changes_nothing_but_the_time(config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    model = UNet(config)
+    for _ in range(3):  # give the running statistics something to fold
+        model(torch.randn(4, 3, 64, 64) * 2 + 1)
+    model.eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        before = model(images)
+        folded = fold_batch_norm(model)
+        assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+        torch.testing.assert_close(folded(images), before, rtol=1e-4, atol=1e-4)
+
+
+def test_channels_last_goes_through_without_a_copy_at_the_entrance() -> None:
+    model = UNet(ModelConfig(width=8, depth=2)).to(memory_format=torch.channels_last)
+    images = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
+    seen = []
+    model.stem[0].register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
+    model(images)
+    given, out = seen[0]
+    assert given.data_ptr() == images.data_ptr()
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_untrained_model_starts_at_the_share_of_eye_pixels() -> None:
+    torch.manual_seed(0)
+    probability = UNet()(torch.randn(2, 3, 64, 64)).detach().sigmoid()
+    assert 0.003 < float(probability.mean()) < 0.03

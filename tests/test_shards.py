@@ -1,0 +1,202 @@
+"""Shards: plain deterministic tar files with DALI's index, whole or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import webdataset
+
+from preprocess.errors import InputError
+from preprocess.manifest import Manifest
+from preprocess.shards import (
+    IndexEntry,
+    atomic_file,
+    file_sha256,
+    format_index,
+    index_path,
+    read_index,
+    read_samples,
+    shard_name,
+    write_shard,
+)
+
+Samples = list[tuple[str, dict[str, bytes]]]
+
+# Sizes around tar's blocks of 512 bytes.
+SAMPLES: Samples = [
+    (f"{size:05d}", {"jpg": b"j" * size, "json": b'{"a": 1}', "png": bytes(range(7))})
+    for size in (0, 1, 511, 512, 513, 5000)
+]
+
+
+def written(root: Path, samples: Samples = SAMPLES) -> Path:
+    write_shard(root, "train/eyes-000000.tar", samples)
+    return root / "train" / "eyes-000000.tar"
+
+
+def test_names_sort_like_their_numbers() -> None:
+    assert shard_name("val", 12) == "val/eyes-000012.tar"
+    assert shard_name("val", 9) < shard_name("val", 10)
+    assert index_path(Path("a/eyes-000001.tar")) == Path("a/eyes-000001.idx")
+
+
+def test_tar_holds_each_component_in_order(tmp_path: Path) -> None:
+    with tarfile.open(written(tmp_path), "r:") as tar:
+        members = [(m.name, tar.extractfile(m).read()) for m in tar]  # type: ignore[union-attr]
+    assert members == [
+        (f"{key}.{extension}", parts[extension])
+        for key, parts in SAMPLES
+        for extension in ("jpg", "json", "png")
+    ]
+
+
+def test_headers_depend_on_nothing_but_name_and_size(tmp_path: Path) -> None:
+    with tarfile.open(written(tmp_path)) as tar:
+        for member in tar:
+            assert (member.mtime, member.uid, member.gid, member.uname) == (0, 0, 0, "")
+            assert member.isreg()
+            assert not member.pax_headers
+    assert b"ustar\x0000" in written(tmp_path).read_bytes()[:512]
+
+
+def test_samples_come_back_through_the_index(tmp_path: Path) -> None:
+    assert list(read_samples(written(tmp_path))) == SAMPLES
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file.*tar:ResourceWarning")  # webdataset's own
+def test_webdataset_reads_the_same_samples(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    read = [
+        (row["__key__"], {extension: row[extension] for extension in ("jpg", "json", "png")})
+        for row in webdataset.WebDataset(str(path), shardshuffle=False)
+    ]
+    assert read == SAMPLES
+
+
+def dali_index(shard: Path, to: Path) -> bytes:
+    wds2idx = pytest.importorskip("wds2idx", reason="NVIDIA DALI is not installed")
+    with wds2idx.IndexCreator(str(shard), str(to), verbose=False) as creator:
+        creator.create_index()
+    return to.read_bytes()
+
+
+def test_index_equals_what_dalis_wds2idx_writes(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    assert index_path(path).read_bytes() == dali_index(path, tmp_path / "dali.idx")
+
+
+def test_indexes_of_a_pack_equal_what_dalis_wds2idx_writes(pack_root: Path, tmp_path: Path) -> None:
+    shards = sorted(pack_root.rglob("*.tar"))
+    assert len(shards) == 5
+    for path in shards:
+        assert index_path(path).read_bytes() == dali_index(path, tmp_path / "dali.idx")
+
+
+def test_same_samples_same_bytes_and_the_record_tells_them(tmp_path: Path) -> None:
+    turned = [(key, dict(reversed(parts.items()))) for key, parts in SAMPLES]
+    first = write_shard(tmp_path / "1", "val/eyes-000000.tar", SAMPLES)
+    second = write_shard(tmp_path / "2", "val/eyes-000000.tar", turned)
+    assert first == second
+    path = tmp_path / "1" / first.name
+    assert path.read_bytes() == (tmp_path / "2" / first.name).read_bytes()
+    assert (first.samples, first.bytes) == (6, path.stat().st_size)
+    assert first.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == file_sha256(path)
+    assert first.index_sha256 == file_sha256(index_path(path))
+    assert path.stat().st_size % 512 == 0
+
+
+def test_a_failure_half_way_leaves_nothing(tmp_path: Path) -> None:
+    def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
+        yield SAMPLES[0]
+        assert list((tmp_path / "train").glob(".*.tmp"))  # it is being written, under another name
+        assert not (tmp_path / "train" / "eyes-000000.tar").exists()
+        raise RuntimeError("disk on fire")
+
+    with pytest.raises(RuntimeError, match="on fire"):
+        write_shard(tmp_path, "train/eyes-000000.tar", samples())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_failure_half_way_keeps_the_file_that_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with atomic_file(path) as file:
+        file.write(b"old")
+    with suppress(KeyboardInterrupt), atomic_file(path) as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_index_line_with_some_components_only() -> None:
+    entry = IndexEntry("7", (("jpg", 512, 9, "7.jpg"), ("png", 1536, 4, "7.png")))
+    assert entry.line() == "jpg 512 9 7.jpg png 1536 4 7.png"
+    assert entry.line(["png"]) == "png 1536 4 7.png"
+    assert format_index([entry.line(["png"])]) == b"v1.2 1\npng 1536 4 7.png\n"
+
+
+def test_an_index_is_read_as_it_was_written(tmp_path: Path) -> None:
+    entries = read_index(written(tmp_path))
+    assert [entry.key for entry in entries] == [key for key, _ in SAMPLES]
+    lines = [entry.line() for entry in entries]
+    assert format_index(lines) == index_path(written(tmp_path)).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "v1.2 2\njpg 512 9 7.jpg\n", "v1.1 1\njpg 512 9 7.jpg\n", "v1.2 1\njpg 512 9\n",
+     "v1.2 1\njpg five 9 7.jpg\n", "v1.2 1\n\n", "v1.2\n", "v1.2 1\njpg 512 9 \xe4.jpg\n"],
+)  # fmt: skip
+def test_a_damaged_index_is_an_error_that_names_it(content: str, tmp_path: Path) -> None:
+    shard = written(tmp_path)
+    index_path(shard).write_text(content, "latin-1")
+    with pytest.raises(InputError, match=r"eyes-000000\.idx: is no DALI index\. Pack again"):
+        read_index(shard)
+
+
+def test_a_missing_index_is_an_error_that_names_it(tmp_path: Path) -> None:
+    shard = written(tmp_path)
+    index_path(shard).unlink()
+    with pytest.raises(InputError, match=r"eyes-000000\.idx: is missing\. Pack again"):
+        read_index(shard)
+
+
+def test_the_manifest_comes_back_as_it_was_saved(pack_root: Path, tmp_path: Path) -> None:
+    manifest = Manifest.load(pack_root)
+    manifest.save(tmp_path)
+    assert Manifest.load(tmp_path) == manifest
+    raw = (pack_root / "manifest.json").read_bytes()
+    assert (tmp_path / "manifest.json").read_bytes() == raw
+    assert manifest.settings.labels == {"background": 0, "eye": 85, "l_eye": 170, "r_eye": 255}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"format_version": 1', '"format_version": 99'),
+        ('"quality"', '"qualities"'),
+        ("{", ""),
+        ('"splits"', '"split"'),
+        ('"train": {', '"training": {'),
+    ],
+)
+def test_a_damaged_manifest_is_an_error_that_names_it(
+    old: str, new: str, pack_root: Path, tmp_path: Path
+) -> None:
+    raw = (pack_root / "manifest.json").read_text()
+    assert old in raw
+    (tmp_path / "manifest.json").write_text(raw.replace(old, new, 1))
+    with pytest.raises(InputError, match=r"manifest\.json: cannot be read .*--overwrite"):
+        Manifest.load(tmp_path)
+
+
+def test_a_split_without_samples_lists_those_that_have(pack_root: Path) -> None:
+    manifest = Manifest.load(pack_root)
+    assert manifest.split("train").samples == 20
+    with pytest.raises(InputError, match=r"'extra': holds no samples\. .*train \(20\), val \(2\)"):
+        manifest.split("extra")

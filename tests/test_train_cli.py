@@ -1,0 +1,123 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from train.checkpoint import MODEL_FILE
+from train.cli import main
+from train.config import ModelConfig, TrainConfig
+from train.evaluate import evaluate_checkpoint
+from train.loop import fit
+
+
+@pytest.fixture(scope="module")
+def trained(pack_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("trained")
+    fit(TrainConfig(pack_root, output, epochs=2, batch=4, model=ModelConfig(width=4, depth=2)))
+    return output / MODEL_FILE
+
+
+def run(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "train", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_evaluate_prints_a_table_and_writes_json_and_grid(
+    trained: Path, pack_root: Path, tmp_path: Path, split: str
+) -> None:
+    done = run("evaluate", "--shards", pack_root, "--split", split, "--model", trained,
+               "--output", tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in ("F1, both eyes merged", "mean IoU per image", "precision", "false pixels"):
+        assert name in done.stdout
+    name = f"{pack_root.name}_{split}"
+    content = json.loads((tmp_path / f"evaluation_{name}.json").read_bytes())
+    assert content["metrics"]["images"] == {"test": 2, "train": 20}[split]
+    assert len(content["iou"]) == content["metrics"]["images"]
+    assert (tmp_path / f"worst_{name}.png").stat().st_size > 1000
+
+
+def test_evaluation_does_not_depend_on_loader_batch_or_processes(
+    trained: Path, pack_root: Path, tmp_path: Path
+) -> None:
+    base = evaluate_checkpoint(trained, pack_root, "train", batch=16, loader="dali").evaluation
+    for batch, loader in ((3, "dali"), (1, "portable"), (16, "portable")):
+        again = evaluate_checkpoint(trained, pack_root, "train", batch=batch, loader=loader)
+        assert again.evaluation.metrics == base.metrics
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "train"]
+    done = subprocess.run(
+        [sys.executable, *launch, "evaluate", "--shards", str(pack_root), "--split", "train",
+         "--model", str(trained), "--output", str(tmp_path), "--batch", "6"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (written,) = tmp_path.glob("*.json")
+    content = json.loads(written.read_bytes())
+    assert content["metrics"] == base.metrics.to_dict()
+    assert content["iou"] == pytest.approx(base.iou)
+
+
+def test_figures_are_those_of_the_pixels(trained: Path, pack_root: Path) -> None:
+    """Recompute F1 from the grids' own ingredients, without train.metrics."""
+    import numpy as np
+    import torch
+
+    result = evaluate_checkpoint(trained, pack_root, "train", loader="portable")
+    hit = marked = wanted = 0
+    with torch.inference_mode():
+        for batch in result.loader.epoch(0):
+            predicted = result.model(batch.images).sigmoid().numpy() >= result.checkpoint.threshold
+            truth = batch.masks.numpy() > 0
+            hit += int(np.logical_and(predicted, truth).sum())
+            marked, wanted = marked + int(predicted.sum()), wanted + int(truth.sum())
+    assert result.evaluation.metrics.f1 == pytest.approx(2 * hit / (marked + wanted))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--shards", "nowhere"], "nowhere/manifest.json: does not exist"),
+        (["evaluate", "--shards", "PACK", "--model", "no.pth"], "no.pth: does not exist"),
+        (["evaluate", "--shards", "PACK", "--model", "PACK/manifest.json"], "checkpoint"),
+        (["--shards", "PACK", "--output", "out", "--device", "cuda:7"], "--device: is 'cuda:7'"),
+        (["--shards", "PACK", "--output", "out", "--device", "tpu"], "--device: is 'tpu'"),
+        (["--shards", "PACK", "--output", "out", "--epochs", "0"], "--epochs: is 0"),
+        (["--shards", "PACK", "--output", "out", "--batch", "999"], "--batch: is 999"),
+        (["--shards", "PACK", "--output", "out", "--augment", "blur=x"], "--augment blur=x"),
+        (["--shards", "PACK", "--output", "out", "--tensorboard", "--epochs", "1", "--batch", "4"],
+         "tensorboard is not installed"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(
+    pack_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], message: str
+) -> None:
+    if "tensorboard" in message:
+        monkeypatch.setitem(sys.modules, "tensorboard", None)
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.chdir(tmp_path)
+    args = [arg.replace("PACK", str(pack_root)) for arg in args]
+    done = CliRunner().invoke(main, args, catch_exceptions=False)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sum(line.startswith("Error:") for line in done.stderr.splitlines()) == 1
+
+
+def test_size_of_pack_and_model_must_agree(trained: Path, faces: Path, tmp_path: Path) -> None:
+    from preprocess.errors import InputError
+    from preprocess.manifest import PackSettings
+    from preprocess.pack import PackConfig, pack
+
+    pack(PackConfig(faces, tmp_path, PackSettings(size=32), workers=1))
+    with pytest.raises(InputError, match="Pack with --size 64"):
+        evaluate_checkpoint(trained, tmp_path, "test")
+
+
+def test_tuning_is_said_and_can_be_switched_off(pack_root: Path, tmp_path: Path) -> None:
+    common = ["--shards", pack_root, "--model", "no.pth"]
+    assert "OMP_WAIT_POLICY=PASSIVE" in run("evaluate", *common).stderr
+    assert "process tuning off" in run("evaluate", *common, "--no-tune").stderr
