@@ -52,7 +52,9 @@ def stored(upright: RGB, row: str, column: str) -> RGB:
 
 
 def decibels(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
-    return float(10 * np.log10(255**2 / max(1e-9, float(np.mean((one.astype(float) - other) ** 2)))))
+    return float(
+        10 * np.log10(255**2 / max(1e-9, float(np.mean((one.astype(float) - other) ** 2))))
+    )
 
 
 def apart(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> int:

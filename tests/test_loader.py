@@ -4,8 +4,8 @@ Tolerances, in levels of 255. Decoding and normalising: 1e-3, because both loade
 libjpeg-turbo and differ by float rounding at most. Every augmentation: a mean of 0.25 and 99.9
 percent of the pixels within 3, because warp, blur and JPEG round at other places, and the pixels
 that JPEG quantises into the next bin differ by more. Noise is compared by its spread: each side
-draws a pattern of its own. All effects together get 12 levels and a mean of 0.5: JPEG, the last of them, magnifies
-a rounding difference of one level before it to half a step of its quantisation.
+draws a pattern of its own. All effects together get 12 levels and a mean of 0.5: JPEG, the last
+of them, magnifies a rounding difference of one level to half a step of its quantisation.
 """
 
 from __future__ import annotations

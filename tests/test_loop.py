@@ -149,7 +149,7 @@ def test_two_processes_train_like_one(pack_root: Path, tmp_path: Path, loader: s
 def test_resume_with_other_settings_names_the_difference(pack_root: Path, tmp_path: Path) -> None:
     config = small(pack_root, tmp_path, epochs=1)
     fit(config)
-    with pytest.raises(InputError, match=r"lr=0\.001, now it is 0\.5"):
+    with pytest.raises(InputError, match=r"lr=0\.005, now it is 0\.5"):
         fit(replace(config, lr=0.5), resume=True)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import preprocess.pack
 from preprocess.check import check
 from preprocess.errors import InputError
 from preprocess.manifest import Manifest, PackSettings
@@ -175,7 +176,8 @@ def test_only_the_shard_of_a_changed_file_is_packed_again(
     run(source, out)
     before, times, shard = files(out), stamps(out), shard_of(out, "00003")
     (source / what).write_bytes(another(source / what) + (b"" if same_size else b"\0"))
-    os.utime(source / what, (time.time() + 9,) * 2)  # whatever the clock of the disk resolves
+    # The date tells where the size does not, and the other way round.
+    os.utime(source / what, (time.time() + 9 if same_size else 1e9,) * 2)
     report = run(source, out, overwrite=not same_size)
     assert report.packed == 8
     assert report.manifest.dropped == ()
@@ -185,6 +187,24 @@ def test_only_the_shard_of_a_changed_file_is_packed_again(
     } == {shard, out / "manifest.json"}
     run(source, tmp_path / "clean")
     assert files(out) == files(tmp_path / "clean")
+    if not same_size:
+        assert run(source, out).packed == 0
+
+
+def test_while_packing_there_is_no_manifest(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run(source, out)
+
+    def stop(*_: object) -> None:
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(preprocess.pack, "pack_sample", stop)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(source, out, replace(SETTINGS, quality=80), overwrite=True)
+    with pytest.raises(InputError, match=r"manifest\.json: does not exist"):
+        Manifest.load(out)
 
 
 def test_other_photographs_or_settings_need_overwrite(source: Path, tmp_path: Path) -> None:

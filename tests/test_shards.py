@@ -12,7 +12,7 @@ import pytest
 import webdataset
 
 from preprocess.errors import InputError
-from preprocess.manifest import Manifest
+from preprocess.manifest import EyeCount, Manifest, from_fields
 from preprocess.shards import (
     IndexEntry,
     atomic_file,
@@ -108,6 +108,7 @@ def test_same_samples_same_bytes_and_the_record_tells_them(tmp_path: Path) -> No
     assert first.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == file_sha256(path)
     assert first.index_sha256 == file_sha256(index_path(path))
     assert path.stat().st_size % 512 == 0
+    assert path.read_bytes()[-1024:] == bytes(1024)  # tar's end mark
 
 
 def test_a_failure_half_way_leaves_nothing(tmp_path: Path) -> None:
@@ -193,6 +194,11 @@ def test_a_damaged_manifest_is_an_error_that_names_it(
     (tmp_path / "manifest.json").write_text(raw.replace(old, new, 1))
     with pytest.raises(InputError, match=r"manifest\.json: cannot be read .*--overwrite"):
         Manifest.load(tmp_path)
+
+
+def test_a_key_that_this_version_does_not_know_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown key 'jsons' for EyeCount"):
+        from_fields(EyeCount, {"two": 1, "jsons": 2})
 
 
 def test_a_split_without_samples_lists_those_that_have(pack_root: Path) -> None:

@@ -37,7 +37,7 @@ def main() -> None:
 )
 @click.option("--epochs", default=25)
 @click.option("--batch", default=16, help="Samples a step, all processes together.")
-@click.option("--lr", default=1e-3, help="Peak learning rate.")
+@click.option("--lr", default=5e-3, help="Peak learning rate.")
 @click.option("--weight-decay", default=1e-2)
 @click.option("--warmup", default=1.0, help="Epochs of rising learning rate.")
 @click.option("--ema", default=0.998, help="Decay of the averaged weights; 0 is off.")

@@ -170,7 +170,7 @@ class TrainConfig:
     output: Path = Path("output")
     epochs: int = 25
     batch: int = 16
-    lr: float = 1e-3
+    lr: float = 5e-3
     weight_decay: float = 1e-2
     warmup: float = 1.0
     ema: float = 0.998
