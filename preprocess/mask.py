@@ -197,7 +197,9 @@ def fit_mask(mask: Mask, geometry: Geometry) -> npt.NDArray[np.bool_]:
     if width:
         box = (slice(y, y + height), slice(x, x + width))
         levels = coverage[box].astype(np.int32)
-        rank = (levels * 256 + cv2.blur(coverage, (3, 3))[box]).ravel()
+        # Where even those are equal, a pattern spreads the choice along the line.
+        spread = (5 * np.arange(width) + 3 * np.arange(height)[:, None]) % 8
+        rank = ((levels * 256 + cv2.blur(coverage, (3, 3))[box]) * 8 + spread).ravel()
         count = max(1, round(int(levels.sum()) / 255))
         brightest = np.zeros(rank.size, np.uint8)
         brightest[np.argsort(-rank, kind="stable")[:count]] = 1

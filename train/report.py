@@ -63,11 +63,16 @@ def save_worst(
     """Draw the pictures with the lowest IoU, worst first: truth green, prediction red."""
     worst = evaluation.worst(count)
     drawn = {
-        key: outline(outline(image, truth, GREEN), predicted, RED)
+        key: outline(outline(_double(image), _double(truth), GREEN), _double(predicted), RED)
         for key, image, truth, predicted in _predictions(model, loader, checkpoint, worst, count)
     }
     captions = [f"{key}  IoU {evaluation.iou[key]:.3f}" for key in worst]
     save_png(grid([drawn[key] for key in worst], 4, captions), path)
+
+
+def _double(plane: Any) -> Any:
+    """Enlarge twice, so that two outlines on an eye 20 pixels wide can be told apart."""
+    return plane.repeat(2, axis=0).repeat(2, axis=1)
 
 
 @torch.inference_mode()
