@@ -62,7 +62,7 @@ shards: $(SHARDS)/manifest.json ## pack DATA into WebDataset shards (only what c
 
 # Run every time and quick when nothing changed: the packer knows best what it has to redo.
 $(SHARDS)/manifest.json: $(VENV)/.installed $(if $(DATA),,$(SAMPLE)/sample.json) FORCE
-	@$(PY) -m preprocess --data "$(SOURCE)" --out "$(SHARDS)" --size $(SIZE) --overwrite
+	@$(PY) -m preprocess --data "$(SOURCE)" --out "$(SHARDS)" --size $(SIZE) --update
 
 train: $(OUTPUT)/.trained ## pack, train, plot; writes OUTPUT (EPOCHS, BATCH, LR, SIZE, DEVICE)
 	@echo "$(MODEL) is there; retrain with other settings, or remove $(OUTPUT)/.trained"

@@ -58,14 +58,17 @@ def main() -> None:
     help="Put everything into one split instead of following the official rule.",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
-@click.option("--overwrite", is_flag=True, help="Replace a pack of other photographs or settings.")
+@click.option("--update", is_flag=True,
+              help="Replace a pack of other photographs or settings; what is the same stays.")
+@click.option("--overwrite", is_flag=True,
+              help="As --update; also redo what is damaged, and try what was dropped again.")
 @click.option(
     "--tune/--no-tune", default=True, help="Keep freed memory (see preprocess/tuning.py)."
 )
 @reports_errors
 def pack(
     source: Path, out: Path, size: int, quality: int, samples_per_shard: int, seed: int,
-    split: str | None, workers: int | None, overwrite: bool, tune: bool,
+    split: str | None, workers: int | None, update: bool, overwrite: bool, tune: bool,
 ) -> None:  # fmt: skip
     """Pack a data set; continues after an interruption, redoes only what changed."""
     from preprocess.manifest import PackSettings
@@ -77,7 +80,7 @@ def pack(
         size=size, quality=quality, samples_per_shard=samples_per_shard, seed=seed
     )
     click.echo(tune_process(tune), err=True)
-    report = run(PackConfig(source, out, settings, split, workers, overwrite))
+    report = run(PackConfig(source, out, settings, split, workers, overwrite, update))
     from preprocess.show import save_preview, summary
 
     preview = out / "preview.png"

@@ -68,7 +68,9 @@ class PackConfig:
     workers
         Processes; None takes one a core; 1 works in this process.
     overwrite
-        Replace a pack of other photographs or settings in `out`.
+        As `update`; also redo shards that are damaged or that lack a sample.
+    update
+        Replace a pack of other photographs or settings in `out`; what is the same stays.
     """
 
     source: Path
@@ -77,6 +79,7 @@ class PackConfig:
     split: str | None = None
     workers: int | None = None
     overwrite: bool = False
+    update: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def pack(config: PackConfig) -> PackReport:
     Raises
     ------
     InputError
-        Where the source cannot be read, or `out` holds another pack and `overwrite` is off.
+        Where the source cannot be read, or `out` holds another pack and `update` is off.
     """
     started = time.perf_counter()
     plan = read_plan(config.source, config.split)
@@ -179,11 +182,11 @@ def _check_target(config: PackConfig, fingerprint: str) -> None:
     if config.out.exists() and not config.out.is_dir():
         raise InputError(config.out, "is a file", "Give a folder as --out")
     path = config.out / MANIFEST_FILE
-    if config.overwrite or not path.exists():
+    if config.overwrite or config.update or not path.exists():
         return
     if Manifest.load(config.out).fingerprint != fingerprint:
         problem = "describes a pack of other photographs or other settings"
-        raise InputError(path, problem, "Give another --out, or --overwrite to pack what differs")
+        raise InputError(path, problem, "Give another --out, or --update to pack what differs")
 
 
 def _pack_shards(

@@ -98,8 +98,8 @@ def test_every_option_reaches_the_pack(faces: Path, tmp_path: Path) -> None:
     assert "all val" in manifest.split_rule
     again = call("--data", faces, "--out", tmp_path, "--no-tune")
     assert again.exit_code == 2
-    assert "--overwrite" in again.stderr
-    words = "--overwrite --size 32 --workers 1 --no-tune"
+    assert "--update" in again.stderr
+    words = "--update --size 32 --workers 1 --no-tune"
     assert call("--data", faces, "--out", tmp_path, *words.split()).exit_code == 0
     assert Manifest.load(tmp_path).settings.size == 32
 

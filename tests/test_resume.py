@@ -32,9 +32,13 @@ def source(small: Path, tmp_path: Path) -> Path:
 
 
 def run(
-    source: Path, out: Path, settings: PackSettings = SETTINGS, overwrite: bool = False
+    source: Path,
+    out: Path,
+    settings: PackSettings = SETTINGS,
+    overwrite: bool = False,
+    update: bool = False,
 ) -> PackReport:
-    return pack(PackConfig(source, out, settings, workers=1, overwrite=overwrite))
+    return pack(PackConfig(source, out, settings, workers=1, overwrite=overwrite, update=update))
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -207,18 +211,18 @@ def test_while_packing_there_is_no_manifest(
         Manifest.load(out)
 
 
-def test_other_photographs_or_settings_need_overwrite(source: Path, tmp_path: Path) -> None:
+def test_other_photographs_or_settings_need_leave(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(source, out)
     before = files(out)
     other = replace(SETTINGS, quality=80)
-    with pytest.raises(InputError, match=r"manifest\.json: describes a pack of other.*--overwrite"):
+    with pytest.raises(InputError, match=r"manifest\.json: describes a pack of other.*--update"):
         run(source, out, other)
     (source / IMAGES / "17.jpg").unlink()
     with pytest.raises(InputError, match="other photographs or other settings"):
         run(source, out)
     assert files(out) == before
-    assert run(source, out, other, overwrite=True).packed == 39
+    assert run(source, out, other, update=True).packed == 39
     assert Manifest.load(out).settings.quality == 80
 
 
@@ -309,7 +313,9 @@ def test_overwrite_tries_dropped_samples_again(source: Path, tmp_path: Path) -> 
     assert [row.key for row in run(source, out).manifest.dropped] == ["00003"]
     path.write_bytes(whole)
     os.utime(path, (1e9, 1e9))
-    assert run(source, out).packed == 0
+    stamp = (out / "manifest.json").stat().st_mtime_ns
+    assert run(source, out, update=True).packed == 0
+    assert (out / "manifest.json").stat().st_mtime_ns == stamp, "make would train again"
     assert run(source, out, overwrite=True).manifest.dropped == ()
 
 
