@@ -81,6 +81,7 @@ evaluate: $(SHARDS)/manifest.json ## figures of MODEL on SPLIT, and its worst pi
 		--device $(DEVICE) --loader $(LOADER)
 
 infer: $(VENV)/.installed ## cut the eyes out of IMAGE
+	@test -n "$(IMAGE)" || { echo "Error: IMAGE is empty. Give one: make infer IMAGE=x.jpg" >&2; exit 2; }
 	@$(PY) -m infer --image "$(IMAGE)" --model $(MODEL) --device $(DEVICE)
 
 test: lint ## the whole suite

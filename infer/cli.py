@@ -16,7 +16,6 @@ from preprocess.errors import reports_errors
     "--image",
     "images",
     multiple=True,
-    required=True,
     metavar="PHOTO",
     help="A file, a folder or a glob pattern; may be given several times.",
 )
@@ -55,7 +54,9 @@ def main(
     from preprocess.errors import InputError
     from preprocess.tuning import tune_process
 
-    tune_process(tune)
+    click.echo(tune_process(tune), err=True)
+    if not (images or more):
+        raise InputError("--image", "is not given", "Give a photo, a folder or a pattern")
     if overlay and mask_only:
         raise InputError("--overlay", "is given together with --mask-only", "Choose one")
     from tqdm import tqdm
@@ -77,7 +78,7 @@ def main(
                 failures += 1
                 tqdm.write(f"Error: {outcome.problem}", file=sys.stderr)
             elif len(jobs) == 1:
-                share = "no eye found" if not outcome.eye_pixels else view.value
+                share = view.value if outcome.found else "no eye found"
                 click.echo(f"{outcome.job.result}: {share}")
     if len(jobs) > 1:
         click.echo(f"{jobs[0].result.parent}: {len(jobs) - failures} of {len(jobs)} photos done")

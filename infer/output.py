@@ -16,7 +16,7 @@ from preprocess.image import RGB
 from preprocess.shards import atomic_file
 
 # Panels are for looking; a mask is always written at the photograph's own size.
-_TILE = 2048
+TILE = 2048
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -31,6 +31,16 @@ class View(StrEnum):
     def needs_photo(self) -> bool:
         """Whether the photograph itself is in the picture."""
         return self is not View.MASK
+
+
+def shrink(photo: RGB) -> RGB:
+    """Scale a photograph down to the longest tile of a panel, where it is larger."""
+    height, width = photo.shape[:2]
+    scale = TILE / max(height, width)
+    if scale >= 1:
+        return photo
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def draw(view: View, photo: RGB | None, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
@@ -48,18 +58,11 @@ def draw(view: View, photo: RGB | None, mask: npt.NDArray[np.bool_]) -> npt.NDAr
     Returns
     -------
     numpy.ndarray
-        The mask as H x W uint8 of 0 and 255, or tiles side by side (each at most 2048 pixels
-        long), h x n w x 3 uint8 RGB.
+        The mask as H x W uint8 of 0 and 255, or n tiles side by side, H x n W x 3 uint8 RGB.
     """
     grey = mask.astype(np.uint8) * 255
     if view is View.MASK or photo is None:
         return grey
-    height, width = grey.shape
-    scale = _TILE / max(height, width)
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        photo = np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), np.uint8)
-        grey = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_NEAREST), np.uint8)
     tiles = [photo, outline(tint(photo, grey), grey)]
     if view is View.PANEL:
         tiles.insert(1, grey_to_rgb(grey))

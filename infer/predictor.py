@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from preprocess.errors import InputError
-from preprocess.image import RGB, Geometry, fit
+from preprocess.image import RGB, fit
 from train.checkpoint import Checkpoint
 from train.decode import normalise
 from train.distributed import resolve_device
@@ -89,29 +89,22 @@ class Predictor:
             problem = f"is an array of shape {rgb.shape} and type {rgb.dtype}"
             raise InputError("rgb", problem, "Expected H x W x 3, uint8")
         square, geometry = fit(rgb, self.spec.size)
-        return self.predict_fitted([square], [geometry])[0]
+        return Prediction(geometry.restore(self.probabilities([square])[0]), self.threshold)
 
     @torch.inference_mode()
-    def predict_fitted(
-        self, squares: Sequence[RGB], geometries: Sequence[Geometry]
-    ) -> list[Prediction]:
-        """Segment photographs that `preprocess.image` fitted to squares, as one batch.
+    def probabilities(self, squares: Sequence[RGB]) -> npt.NDArray[np.float32]:
+        """Run the network on photographs that `preprocess.image` fitted to squares, as one batch.
 
         Parameters
         ----------
         squares
             Each size x size x 3, uint8, RGB (`spec.size`).
-        geometries
-            Where each photograph lies in its square.
 
         Returns
         -------
-        list of Prediction
-            At the photographs' own sizes, in order.
+        numpy.ndarray
+            N x size x size, float32, 0..1; `Geometry.restore` leads back to the photographs.
         """
         images = normalise(np.stack(squares), self.spec).to(self.device)
-        probability = self._model(images).sigmoid()[:, 0].cpu().numpy()
-        return [
-            Prediction(geometry.restore(plane), self.threshold)
-            for geometry, plane in zip(geometries, probability, strict=True)
-        ]
+        probability: npt.NDArray[np.float32] = self._model(images).sigmoid()[:, 0].cpu().numpy()
+        return probability

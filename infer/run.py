@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from infer.output import View, draw, save
-from infer.predictor import Prediction, Predictor
+import numpy as np
+import numpy.typing as npt
+
+from infer.output import View, draw, save, shrink
+from infer.predictor import Predictor
 from preprocess.cores import usable_cores
 from preprocess.errors import DecodeError, InputError
 from preprocess.image import RGB, Geometry, decode_fitted, decode_rgb
@@ -30,15 +33,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """A photograph that was segmented; `eye_pixels` at its own size."""
+    """A photograph that was segmented, and whether any eye was found."""
 
     job: Job
-    eye_pixels: int
+    found: bool
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A photograph that could not be read."""
+    """A photograph that could not be read, or whose result could not be written."""
 
     job: Job
     problem: str
@@ -63,6 +66,8 @@ def find_photos(inputs: Sequence[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for given in inputs:
         path = Path(given)
+        if not given:
+            raise InputError("--image", "is empty", "Give a photo, a folder or a pattern")
         if path.is_dir():
             photos = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
             if not photos:
@@ -88,13 +93,13 @@ def plan(photos: Sequence[Path], output: Path | None) -> list[Job]:
     Raises
     ------
     InputError
-        Where several results are to go into one file.
+        Where several results are to go into one file, or a result would replace a photograph.
     """
     default = Path("eye_segmentation_result")
     if len(photos) == 1 and not (output and (output.is_dir() or not output.suffix)):
-        return [Job(photos[0], output or default.with_suffix(".png"))]
+        return _checked([Job(photos[0], output or default.with_suffix(".png"))])
     folder = output or default
-    if folder.suffix and not folder.is_dir():
+    if folder.is_file() or (folder.suffix and not folder.is_dir()):
         remedy = "Give --output a folder (a name without an ending)"
         raise InputError(folder, f"is one file for {len(photos)} photographs", remedy)
     names: dict[str, Path] = {}
@@ -108,6 +113,15 @@ def plan(photos: Sequence[Path], output: Path | None) -> list[Job]:
             name, number = f"{photo.name.replace('.', '_')}_{number}_eyes.png", number + 1
         names[name] = photo
         jobs.append(Job(photo, folder / name))
+    return _checked(jobs)
+
+
+def _checked(jobs: list[Job]) -> list[Job]:
+    photos = {job.photo.resolve() for job in jobs}
+    for job in jobs:
+        if job.result.resolve() in photos:
+            problem = "is a photograph and would be overwritten by a result"
+            raise InputError(job.result, problem, "Give another --output")
     return jobs
 
 
@@ -125,8 +139,8 @@ def run(predictor: Predictor, jobs: Sequence[Job], view: View) -> Iterator[Resul
     """
     waiting = iter(jobs)
     loading: deque[tuple[Job, Future[_Loaded]]] = deque()
-    saving: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    saving: deque[Future[Result | Failure]] = deque()
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         while True:
             for job in islice(waiting, 2 * _BATCH - len(loading)):
                 loading.append((job, pool.submit(_load, job, predictor.spec.size, view)))
@@ -139,11 +153,9 @@ def run(predictor: Predictor, jobs: Sequence[Job], view: View) -> Iterator[Resul
                 except InputError as error:
                     yield Failure(job, str(error))
             if batch:
-                predictions = predictor.predict_fitted(
-                    [loaded.square for loaded in batch], [loaded.geometry for loaded in batch]
-                )
-                for loaded, prediction in zip(batch, predictions, strict=True):
-                    saving.append(pool.submit(_save, loaded, prediction, view))
+                planes = predictor.probabilities([loaded.square for loaded in batch])
+                for loaded, plane in zip(batch, planes, strict=True):
+                    saving.append(pool.submit(_save, loaded, plane, predictor.threshold, view))
             while len(saving) > _BATCH:
                 yield saving.popleft().result()
         while saving:
@@ -156,10 +168,18 @@ def _load(job: Job, size: int, view: View) -> _Loaded:
     except OSError as error:
         raise DecodeError(job.photo, f"cannot be read ({error.strerror})", "Check it") from None
     square, geometry = decode_fitted(data, size, str(job.photo))
-    photo = decode_rgb(data, str(job.photo)) if view.needs_photo else None
+    photo = shrink(decode_rgb(data, str(job.photo))) if view.needs_photo else None
     return _Loaded(job, square, geometry, photo)
 
 
-def _save(loaded: _Loaded, prediction: Prediction, view: View) -> Result:
-    save(draw(view, loaded.photo, prediction.mask), loaded.job.result)
-    return Result(loaded.job, int(prediction.mask.sum()))
+def _save(
+    loaded: _Loaded, plane: npt.NDArray[np.float32], threshold: float, view: View
+) -> Result | Failure:
+    shape = loaded.photo.shape[:2] if loaded.photo is not None else None
+    mask = loaded.geometry.restore(plane, shape) >= threshold
+    try:
+        save(draw(view, loaded.photo, mask), loaded.job.result)
+    except OSError as error:
+        problem = f"{loaded.job.result}: cannot be written ({error.strerror or error})"
+        return Failure(loaded.job, problem)
+    return Result(loaded.job, bool(mask.any()))

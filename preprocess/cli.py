@@ -58,10 +58,16 @@ def main() -> None:
     help="Put everything into one split instead of following the official rule.",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
-@click.option("--update", is_flag=True,
-              help="Replace a pack of other photographs or settings; what is the same stays.")
-@click.option("--overwrite", is_flag=True,
-              help="As --update; also redo what is damaged, and try what was dropped again.")
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Replace a pack of other photographs or settings; what is the same stays.",
+)
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="As --update; also redo what is damaged, and try what was dropped again.",
+)
 @click.option(
     "--tune/--no-tune", default=True, help="Keep freed memory (see preprocess/tuning.py)."
 )

@@ -67,11 +67,14 @@ class Geometry:
             height, width,
         )  # fmt: skip
 
-    def restore(self, square: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Bring a `size` x `size` map back to the source's own size (inverse of `place`)."""
+    def restore(
+        self, square: npt.NDArray[np.float32], shape: tuple[int, int] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Bring a `size` x `size` map back to the source's height and width, or to `shape`."""
         inner = square[self.top : self.top + self.height, self.left : self.left + self.width]
-        source = (self.source_width, self.source_height)
-        return np.asarray(cv2.resize(inner, source, interpolation=cv2.INTER_LINEAR), np.float32)
+        height, width = shape or (self.source_height, self.source_width)
+        resized = cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(resized, np.float32)
 
     def place(self, fitted: npt.NDArray[np.uint8], border: int) -> npt.NDArray[np.uint8]:
         """Fill a `height` x `width` array up to the square, with a cv2 border mode."""

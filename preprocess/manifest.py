@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -99,6 +100,12 @@ class Manifest:
     def bytes(self) -> int:
         """Size of all shards."""
         return sum(shard.bytes for split in self.splits.values() for shard in split.shards)
+
+    @property
+    def digest(self) -> str:
+        """Identify the packed data: equal digests, equal shards."""
+        parts = [s.sha256 for split in self.splits.values() for s in split.shards]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def save(self, root: Path) -> None:
         """Write ``manifest.json`` into the folder of the pack, whole or not at all."""

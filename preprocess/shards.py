@@ -160,10 +160,12 @@ def _parse_line(line: str) -> IndexEntry:
     return IndexEntry(components[0][3].partition(".")[0], components)
 
 
-def read_samples(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield (key, {extension: bytes}) of a shard, through its index."""
+def read_samples(
+    shard: Path, entries: Iterable[IndexEntry] | None = None
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield (key, {extension: bytes}) of a shard, of all samples or of those in `entries`."""
     with shard.open("rb") as file:
-        for entry in read_index(shard):
+        for entry in read_index(shard) if entries is None else entries:
             parts = {}
             for extension, offset, size, _ in entry.components:
                 file.seek(offset)

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from train.config import AugmentConfig, Effect, ModelConfig, TrainConfig, model_
 @pytest.mark.parametrize(
     ("change", "effect"),
     [
-        ("blur=off", Effect(0.0, 2.0)),
+        ("blur=off", Effect(0.0, 0.0)),
+        ("blur=0", Effect(0.0, 0.0)),
         ("blur=1.5", Effect(0.1, 1.5)),
         ("blur=0.4:1.5", Effect(0.4, 1.5)),
     ],
@@ -35,6 +37,11 @@ def test_unusable_augmentation_change_is_refused(change: str) -> None:
         {"ema": 1.0},
         {"amp": "half"},
         {"keep": 0},
+        {"seed": -1},
+        {"clip": -1.0},
+        {"warmup": -1.0},
+        {"lr": math.inf},
+        {"lr": math.nan},
     ],
 )
 def test_train_config_is_checked(bad: dict[str, object]) -> None:

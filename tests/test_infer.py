@@ -114,9 +114,10 @@ def test_original_and_packed_sample_get_the_same_mask(
             whole = predictor.predict(original).mask
             height, width = original.shape[:2]
             placement = Geometry.fit(height, width, predictor.spec.size)
-            (packed,) = predictor.predict_fitted([decode_rgb(parts["jpg"])], [placement])
-            hit += int((whole & packed.mask).sum())
-            union += int((whole | packed.mask).sum())
+            (plane,) = predictor.probabilities([decode_rgb(parts["jpg"])])
+            packed = placement.restore(plane) >= predictor.threshold
+            hit += int((whole & packed).sum())
+            union += int((whole | packed).sum())
     assert union > 1000
     assert hit / union > 0.95
 
@@ -140,11 +141,10 @@ def test_genuine_originals_and_packed_samples_get_the_same_mask(
         for key, parts in read_samples(tmp_path / "shards" / shard.name):
             data = samples[key].image.read(source)
             square, geometry = decode_fitted(data, predictor.spec.size)
-            one, other = predictor.predict_fitted(
-                [square, decode_rgb(parts["jpg"])], [geometry, geometry]
-            )
-            hit += int((one.mask & other.mask).sum())
-            union += int((one.mask | other.mask).sum())
+            planes = predictor.probabilities([square, decode_rgb(parts["jpg"])])
+            one, other = (geometry.restore(plane) >= predictor.threshold for plane in planes)
+            hit += int((one & other).sum())
+            union += int((one | other).sum())
     assert union > 10_000
     assert hit / union > 0.95
 
@@ -236,24 +236,29 @@ def test_tiny_and_narrow_pictures_go_through(
 
 
 @pytest.mark.slow
-def test_fifty_megapixels_stay_under_two_gigabytes(model: Path, tmp_path: Path) -> None:
-    path, result = tmp_path / "large.jpg", tmp_path / "mask.png"
+@pytest.mark.parametrize("view", ["--mask-only", "--overlay"])
+def test_several_pictures_of_fifty_megapixels_stay_under_two_gigabytes(
+    model: Path, tmp_path: Path, view: str
+) -> None:
+    folder, results = tmp_path / "photos", tmp_path / "results"
+    folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 255, (80, 60, 3), dtype=np.uint8)
-    Image.fromarray(noise).resize((6144, 8192)).save(path, quality=90)
+    large = Image.fromarray(noise).resize((6144, 8192))
+    for name in ("a", "b", "c"):
+        large.save(folder / f"{name}.jpg", quality=90)
     code = (
         "import resource, sys; from infer.cli import main;"
-        f"main(['--image', {str(path)!r}, '--model', {str(model)!r}, '--output', {str(result)!r},"
-        " *sys.argv[1:]], standalone_mode=False);"
+        "main(sys.argv[1:], standalone_mode=False);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    for view in ("--mask-only", "--overlay"):
-        done = subprocess.run(
-            [sys.executable, "-c", code, view], capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        assert int(done.stdout.splitlines()[-1]) < 2_000_000, "kilobytes"
-        if view == "--mask-only":
-            assert read_mask(result).shape == (8192, 6144)
+    args = ["--image", str(folder), "--model", str(model), "--output", str(results), view]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.splitlines()[-1]) < 2_000_000, "kilobytes"
+    with Image.open(results / "a_eyes.png") as result:
+        assert result.size == ((6144, 8192) if view == "--mask-only" else (2 * 1536, 2048))
 
 
 def test_views_show_photo_mask_and_overlay_side_by_side() -> None:
@@ -300,6 +305,33 @@ def test_results_have_predictable_names_of_their_own() -> None:
         plan(photos, Path("all.png"))
 
 
+def test_a_result_never_replaces_a_photograph(tmp_path: Path) -> None:
+    photo = tmp_path / "self.png"
+    photo.touch()
+    with pytest.raises(InputError, match="would be overwritten"):
+        plan([photo], tmp_path / "x" / ".." / "self.png")
+    again = [tmp_path / "a.jpg", tmp_path / "a_eyes.png"]
+    with pytest.raises(InputError, match="would be overwritten"):
+        plan(again, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="one file for 2"):
+        plan(again, tmp_path / "file")
+
+
+def test_a_result_that_cannot_be_written_is_reported(
+    predictor: Predictor, photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a_eyes.png").mkdir()  # in the way
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(photo.read_bytes())
+    jobs = plan([tmp_path / "a.jpg", tmp_path / "b.jpg"], tmp_path)
+    failed, done = run(predictor, jobs, View.MASK)
+    assert isinstance(failed, Failure)
+    assert "a_eyes.png: cannot be written" in failed.problem
+    assert isinstance(done, Result)
+    assert done.found
+
+
 def test_one_bad_file_does_not_stop_the_others(
     predictor: Predictor, faces: Path, tmp_path: Path
 ) -> None:
@@ -315,8 +347,9 @@ def test_one_bad_file_does_not_stop_the_others(
     assert sorted(job.photo for job in done) == sorted(photos)
     for job in done:  # batches must not mix photographs up
         square, geometry = decode_fitted(job.photo.read_bytes(), predictor.spec.size)
-        (alone,) = predictor.predict_fitted([square], [geometry])
-        assert iou(read_mask(job.result), alone.mask) > 0.99
+        (plane,) = predictor.probabilities([square])
+        alone = geometry.restore(plane) >= predictor.threshold
+        assert iou(read_mask(job.result), alone) > 0.99
 
 
 def invoke(*args: object) -> tuple[int, str, str]:
@@ -359,6 +392,8 @@ def test_command_does_a_folder_and_reports_what_failed(
     ("args", "message"),
     [
         (["--image", "none.jpg"], "none.jpg: does not exist"),
+        ([], "--image: is not given"),
+        (["--image", ""], "--image: is empty"),
         (["--image", "PHOTO", "--model", "none.pth"], "none.pth: does not exist"),
         (["--image", "PHOTO", "--overlay", "--mask-only"], "Choose one"),
         (["--image", "PHOTO", "--model", "MODEL", "--output", "x.xyz"], "ends in '.xyz'"),

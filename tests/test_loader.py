@@ -23,7 +23,7 @@ from preprocess.celebamask import read_plan
 from preprocess.errors import InputError
 from preprocess.image import decode_fitted
 from preprocess.manifest import Manifest
-from preprocess.shards import index_path, read_index, read_samples, write_shard
+from preprocess.shards import read_index, read_samples, write_shard
 from train.config import AugmentConfig, Effect
 from train.decode import binarise, decode_sample, denormalise, normalise
 from train.loader import Batch, Loader, LoaderConfig, open_loader, read_spec
@@ -202,8 +202,8 @@ def test_undecodable_sample_is_an_error(pack_root: Path, tmp_path: Path, kind: s
     with shard.open("r+b") as file:
         file.seek(offset)
         file.write(b"\0" * size)
-    assert index_path(shard).exists()
-    with pytest.raises(InputError):
+    key = read_index(shard)[2].key
+    with pytest.raises(InputError, match=f"{shard.name}, sample {key}: cannot be decoded"):
         list(open_split(root, kind).epoch(0))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -153,6 +154,42 @@ def test_resume_with_other_settings_names_the_difference(pack_root: Path, tmp_pa
         fit(replace(config, lr=0.5), resume=True)
 
 
+def test_resume_on_another_pack_is_refused(pack_root: Path, faces: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    pack(PackConfig(faces, other, PackSettings(size=64, seed=9), workers=1))
+    config = small(pack_root, tmp_path / "out", epochs=1)
+    fit(config)
+    with pytest.raises(InputError, match="was trained on another pack"):
+        fit(replace(config, shards=other), resume=True)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 4])
+def test_run_stopped_at_any_save_goes_on_whole(
+    pack_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    """Whichever file was last written, --resume ends with the same files as without a stop."""
+    config = small(pack_root, tmp_path / "stopped", epochs=2)
+    save, calls = Checkpoint.save, 0
+
+    def interrupted(self: Checkpoint, path: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            raise KeyboardInterrupt
+        save(self, path)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(Checkpoint, "save", interrupted)
+        fit(config)
+    resumed = fit(config, resume=True)
+    whole = fit(replace(config, output=tmp_path / "whole"))
+    assert resumed.best.epoch == whole.best.epoch
+    assert_same(Checkpoint.load(resumed.model_path).weights,
+                Checkpoint.load(whole.model_path).weights)  # fmt: skip
+    assert_same(weights(config.output, 2), weights(tmp_path / "whole", 2))
+    assert len(rows_of(config.output)) == 2
+
+
 def test_resume_of_a_finished_run_changes_nothing(pack_root: Path, tmp_path: Path) -> None:
     config = small(pack_root, tmp_path, epochs=1)
     fit(config)
@@ -186,6 +223,14 @@ def test_averaging_and_clipping_can_be_switched_off(pack_root: Path, tmp_path: P
     fit(small(pack_root, tmp_path, epochs=1, ema=0.0, clip=0.0))
     stored = Checkpoint.load(epoch_file(tmp_path, 1))
     assert_same(stored.weights, stored.training["model"])
+
+
+def test_gpu_without_native_bfloat16_takes_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    def native(including_emulation: bool = True) -> bool:
+        return including_emulation  # as on a T4: emulated only
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", native)
+    assert amp_dtype("auto", torch.device("cuda")) is torch.float16
 
 
 def test_mixed_precision_is_off_on_a_cpu_unless_asked_for(pack_root: Path, tmp_path: Path) -> None:

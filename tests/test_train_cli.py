@@ -83,6 +83,10 @@ def test_figures_are_those_of_the_pixels(trained: Path, pack_root: Path) -> None
         (["--shards", "nowhere"], "nowhere/manifest.json: does not exist"),
         (["evaluate", "--shards", "PACK", "--model", "no.pth"], "no.pth: does not exist"),
         (["evaluate", "--shards", "PACK", "--model", "PACK/manifest.json"], "checkpoint"),
+        (["evaluate", "--shards", "PACK", "--model", "MODEL", "--batch", "0"], "--batch: is 0"),
+        (["evaluate", "--shards", "PACK", "--model", "MODEL", "--threads", "0"], "--threads: is 0"),
+        (["--shards", "PACK", "--output", "out", "--seed", "-1"], "--seed: is -1"),
+        (["--shards", "PACK", "--output", "file"], "file"),
         (["--shards", "PACK", "--output", "out", "--device", "cuda:7"], "--device: is 'cuda:7'"),
         (["--shards", "PACK", "--output", "out", "--device", "tpu"], "--device: is 'tpu'"),
         (["--shards", "PACK", "--output", "out", "--epochs", "0"], "--epochs: is 0"),
@@ -93,13 +97,17 @@ def test_figures_are_those_of_the_pixels(trained: Path, pack_root: Path) -> None
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(
-    pack_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], message: str
-) -> None:
+    trained: Path, pack_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    args: list[str], message: str,
+) -> None:  # fmt: skip
     if "tensorboard" in message:
         monkeypatch.setitem(sys.modules, "tensorboard", None)
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     monkeypatch.chdir(tmp_path)
-    args = [arg.replace("PACK", str(pack_root)) for arg in args]
+    (tmp_path / "file").touch()
+    words = {"PACK": str(pack_root), "MODEL": str(trained)}
+    for word, path in words.items():
+        args = [arg.replace(word, path) for arg in args]
     done = CliRunner().invoke(main, args, catch_exceptions=False)
     assert done.exit_code == 2
     assert message in done.stderr

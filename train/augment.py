@@ -74,7 +74,7 @@ def draw(config: AugmentConfig, size: int, count: int, seed: tuple[int, ...]) ->
     seed
         Entropy; equal seeds draw equal numbers.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng((*b"augment", *seed))
 
     def happens(effect: Effect) -> npt.NDArray[np.bool_]:
         return rng.random(count) < effect.probability

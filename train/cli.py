@@ -14,6 +14,7 @@ PATH = click.Path(path_type=Path)
 LOADER = click.option("--loader", type=click.Choice(["auto", "dali", "portable"]), default="auto",
                       help="auto takes DALI where it is installed.")  # fmt: skip
 DEVICE = click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+THREADS = click.option("--threads", type=int, help="Decoding threads.  [default: one a core]")
 TUNE = click.option("--tune/--no-tune", default=True,
                     help="Keep freed memory, let OpenMP sleep (preprocess/tuning.py).")  # fmt: skip
 
@@ -55,7 +56,7 @@ def main() -> None:
 )
 @click.option("--no-augment", is_flag=True, help="Switch all augmentation off.")
 @LOADER
-@click.option("--threads", default=2, help="Decoding threads.")
+@THREADS
 @DEVICE
 @click.option(
     "--amp",
@@ -94,13 +95,13 @@ def fit(
 @click.option("--output", type=PATH, help="Folder for JSON and grid.  [default: the model's]")
 @click.option("--batch", default=16)
 @LOADER
-@click.option("--threads", default=2, help="Decoding threads.")
+@THREADS
 @DEVICE
 @TUNE
 @reports_errors
 def evaluate(
     shards: Path, split: str, model_path: Path, output: Path | None, batch: int, loader: str,
-    threads: int, device: str, tune: bool,
+    threads: int | None, device: str, tune: bool,
 ) -> None:  # fmt: skip
     """Print figures of a model on a split; writes JSON and a grid of the worst 16."""
     from preprocess.tuning import tune_process
@@ -109,15 +110,17 @@ def evaluate(
     from train.evaluate import evaluate_checkpoint
     from train.report import save_evaluation, save_worst, table
 
+    folder = output or model_path.parent
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
     run = evaluate_checkpoint(
         model_path, shards, split, batch=batch, loader=loader, threads=threads, device=device
     )
     if not run.processes.is_first:
         return
-    folder = output or model_path.parent
+    click.echo(table(run.evaluation))
     name = f"{shards.resolve().name}_{split}"
     context = {"shards": str(shards), "split": split, "model": str(model_path)}
     save_evaluation(run.evaluation, context, folder / f"evaluation_{name}.json")
     save_worst(run.model, run.loader, run.checkpoint, run.evaluation, folder / f"worst_{name}.png")
-    click.echo(table(run.evaluation))
     click.echo(f"written: {folder / f'evaluation_{name}.json'}, {folder / f'worst_{name}.png'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -129,15 +130,14 @@ class AugmentConfig:
             where = f"--augment {change}"
             require(name in effects, where, f"{name!r} is no augmentation", ", ".join(effects))
             if value == "off":
-                effects[name] = Effect(0.0, effects[name].strength)
-                continue
+                value = "0:0"
             try:
                 *probability, strength = (float(part) for part in value.split(":"))
             except ValueError:
                 problem = f"{value!r} is not readable"
                 raise InputError(where, problem, "Write off, 0.3 or 0.5:0.3") from None
             chance = probability[0] if probability else effects[name].probability
-            effects[name] = Effect(chance, strength)
+            effects[name] = Effect(chance if strength else 0.0, strength)
         return AugmentConfig(**effects)
 
 
@@ -158,8 +158,8 @@ class TrainConfig:
         Decay of the averaged weights per step, reached gradually; 0 switches averaging off.
     clip
         Largest norm of the gradient; 0 switches clipping off.
-    loader
-        auto, dali or portable.
+    loader, threads
+        auto, dali or portable; decoding threads (None: this process's share of the cores).
     device, amp
         torch device or auto; bf16, fp16, off or auto.
     keep
@@ -177,7 +177,7 @@ class TrainConfig:
     clip: float = 1.0
     seed: int = 0
     loader: str = "auto"
-    threads: int = 2
+    threads: int | None = None
     device: str = "auto"
     amp: str = "auto"
     compile: bool = False
@@ -189,11 +189,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, least in (("epochs", 1), ("batch", 1), ("threads", 1), ("keep", 1),
+        for name, least in (("epochs", 1), ("batch", 1), ("keep", 1),
                             ("log_every", 1)):  # fmt: skip
             value = getattr(self, name)
             require(value >= least, f"--{name.replace('_', '-')}", f"is {value}", f">= {least}")
-        require(self.lr > 0, "--lr", f"is {self.lr}", "more than 0")
+        require(0 < self.lr < math.inf, "--lr", f"is {self.lr}", "a number above 0")
+        for name in ("seed", "weight_decay", "warmup", "clip"):
+            value = getattr(self, name)
+            where = f"--{name.replace('_', '-')}"
+            require(0 <= value < math.inf, where, f"is {value}", "a number from 0 up")
         require(0 <= self.ema < 1, "--ema", f"is {self.ema}", "0 up to, not including, 1")
         require(self.amp in {"auto", "bf16", "fp16", "off"}, "--amp", f"is {self.amp!r}",
                 "auto, bf16, fp16 or off")  # fmt: skip

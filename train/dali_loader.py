@@ -18,10 +18,10 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 
 from preprocess.errors import InputError
-from preprocess.shards import format_index
+from preprocess.shards import format_index, read_samples
 from train.augment import Draw, draw
 from train.config import AugmentConfig
-from train.decode import InputSpec
+from train.decode import InputSpec, decode_sample
 from train.loader import Batch, LoaderConfig
 from train.order import EpochOrder
 
@@ -58,13 +58,9 @@ class DaliLoader:
                     yield Batch(
                         _as_tensor(images)[: len(keys)], _as_tensor(masks)[: len(keys)], keys
                     )
-            except RuntimeError as error:
-                if "dali" not in str(error).lower() and "nvidia" not in str(error).lower():
-                    raise
-                where = config.order.shards[0].shard.parent
-                reason = " ".join(str(error).split())[:400]
-                problem = f"DALI cannot read the shards ({reason})"
-                raise InputError(where, problem, "Run `python -m preprocess check`") from error
+            except RuntimeError:
+                _raise_for_bad_sample(order)
+                raise
 
     def _build(self, paths: list[str], indexes: list[str], order: EpochOrder, epoch: int) -> Any:
         config = self._config
@@ -109,6 +105,13 @@ def _write_indexes(order: EpochOrder, folder: Path) -> tuple[list[str], list[str
         paths.append(str(segment.shard))
         indexes.append(str(index))
     return paths, indexes
+
+
+def _raise_for_bad_sample(order: EpochOrder) -> None:
+    """Name the sample that DALI failed at, by decoding them one by one; return if none is bad."""
+    for segment in order.segments:
+        for key, parts in read_samples(segment.shard, segment.entries):
+            decode_sample(parts["jpg"], parts["png"], f"{segment.shard}, sample {key}")
 
 
 @pipeline_def(enable_conditionals=True, exec_dynamic=True)  # type: ignore[untyped-decorator]

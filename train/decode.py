@@ -78,8 +78,14 @@ def binarise(masks: npt.NDArray[np.uint8]) -> torch.Tensor:
 
 
 def decode_sample(
-    jpg: bytes, png: bytes, key: str
+    jpg: bytes, png: bytes, name: str
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Decode a packed pair to H x W x 3 RGB and an H x W mask of 0 (no eye) and 255."""
-    label = decode_label(png, key)
-    return decode_rgb(jpg, key), np.where(label > 0, np.uint8(255), np.uint8(0))
+    """Decode a packed pair to H x W x 3 RGB and an H x W mask of 0 (no eye) and 255.
+
+    Raises
+    ------
+    DecodeError
+        Naming `name`, where one of them is no picture.
+    """
+    label = decode_label(png, name)
+    return decode_rgb(jpg, name), np.where(label > 0, np.uint8(255), np.uint8(0))

@@ -76,11 +76,13 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
     if processes.world == 1:
         yield processes, chosen
         return
+    if device.startswith("cuda:"):
+        problem = f"is {device!r} for {processes.world} processes"
+        raise InputError("--device", problem, "Use --device cuda: each process takes its own")
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield processes, chosen
-    finally:
-        dist.destroy_process_group()
+    yield processes, chosen
+    # Not after an exception: the others may be waiting in a collective, and torchrun ends them.
+    dist.destroy_process_group()
 
 
 def resolve_device(device: str, local_rank: int = 0) -> torch.device:
@@ -122,6 +124,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
             return super().forward(features)
         assert self.running_mean is not None
         assert self.running_var is not None
+        given_type, features = features.dtype, features.float()
         moments = torch.cat([features.mean(dim=(0, 2, 3)), features.square().mean(dim=(0, 2, 3))])
         moments = all_reduce(moments) / dist.get_world_size()  # type: ignore[no-untyped-call]
         mean, square = moments.chunk(2)
@@ -136,7 +139,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         scale = self.weight * (variance + self.eps).rsqrt()
         shift = self.bias - mean * scale
         normalised: Tensor = features * scale[:, None, None] + shift[:, None, None]
-        return normalised
+        return normalised.to(given_type)
 
 
 def distribute(model: nn.Module, processes: Processes, device: torch.device) -> nn.Module:

@@ -15,7 +15,7 @@ from preprocess.errors import InputError
 from train.checkpoint import Checkpoint
 from train.config import AugmentConfig
 from train.distributed import Processes, join_processes
-from train.loader import Loader, LoaderConfig, open_loader, read_spec
+from train.loader import Loader, LoaderConfig, decoding_threads, open_loader, read_spec
 from train.loss import bce_dice
 from train.metrics import Metrics, image_iou, metrics_of, pixel_counts
 from train.order import SplitOrder
@@ -100,7 +100,7 @@ def evaluate_checkpoint(
     *,
     batch: int = 16,
     loader: str = "auto",
-    threads: int = 2,
+    threads: int | None = None,
     device: str = "auto",
 ) -> EvaluationRun:
     """Evaluate a checkpoint file on a split of a pack; alone or under `torchrun`.
@@ -120,7 +120,9 @@ def evaluate_checkpoint(
 
         def open_for(rank: int, world: int) -> Loader:
             order = SplitOrder.read(shards, split, batch, shuffle=False, rank=rank, world=world)
-            settings = LoaderConfig(order, spec, AugmentConfig.off(), chosen, threads)
+            settings = LoaderConfig(
+                order, spec, AugmentConfig.off(), chosen, decoding_threads(threads)
+            )
             return open_loader(settings, loader)
 
         evaluation = evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Protocol
 import torch
 
 from preprocess.check import dali_is_installed
+from preprocess.cores import usable_cores
 from preprocess.errors import InputError
 from preprocess.manifest import Manifest
 from train.config import AugmentConfig
@@ -97,6 +99,22 @@ def resolve_loader(kind: str) -> str:
     if kind == "auto":
         return "dali" if dali_is_installed() else "portable"
     return kind
+
+
+def decoding_threads(threads: int | None) -> int:
+    """Return the decoding threads to use; None takes this process's share of the cores.
+
+    Raises
+    ------
+    InputError
+        Where the number is below 1.
+    """
+    if threads is None:
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        return max(2, min(16, usable_cores() // processes))
+    if threads < 1:
+        raise InputError("--threads", f"is {threads}", "Expected 1 or more")
+    return threads
 
 
 def open_loader(config: LoaderConfig, kind: str = "auto") -> Loader:

@@ -21,7 +21,14 @@ from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file
 from train.config import AugmentConfig, TrainConfig
 from train.distributed import Processes, distribute, join_processes
 from train.evaluate import evaluate
-from train.loader import Loader, LoaderConfig, open_loader, read_spec, resolve_loader
+from train.loader import (
+    Loader,
+    LoaderConfig,
+    decoding_threads,
+    open_loader,
+    read_spec,
+    resolve_loader,
+)
 from train.loss import bce_dice
 from train.model import UNet, flop_count, parameter_count
 from train.order import SplitOrder
@@ -30,6 +37,7 @@ from train.run_folder import (
     HISTORY_PLOT,
     PREDICTIONS_PLOT,
     EpochRecord,
+    check_writable,
     history_from,
     latest_checkpoint,
     prune_checkpoints,
@@ -95,8 +103,14 @@ def _fit(
     scaler = torch.amp.GradScaler(device.type, enabled=amp_type is torch.float16)
 
     # Set up: output folder, and where an earlier run stopped.
+    check_writable(config.output)
+    writer_type = _tensorboard_writer() if config.tensorboard else None
     history: list[EpochRecord] = []
-    checkpoint = latest_checkpoint(config.output, config.decides()) if resume else None
+    decides = config.decides() | {
+        "amp": str(amp_type),
+        "data": Manifest.load(config.shards).digest,
+    }
+    checkpoint = latest_checkpoint(config.output, decides) if resume else None
     if checkpoint:
         state = checkpoint.training
         model.load_state_dict(state["model"])
@@ -104,10 +118,8 @@ def _fit(
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
         history = history_from(state["history"])
-    elif processes.is_first:
-        config.output.mkdir(parents=True, exist_ok=True)
-        if aside := set_aside(config.output):
-            _say(f"an earlier run was moved to {aside}")
+    elif processes.is_first and (aside := set_aside(config.output)):
+        _say(f"an earlier run was moved to {aside}")
     if processes.is_first:
         amp = str(amp_type).removeprefix("torch.") if amp_type else "float32"
         _say(
@@ -117,7 +129,9 @@ def _fit(
             f"{loader.samples} train and {val_loader.samples if has_val else 'no'} val samples, "
             f"epochs {len(history)} to {config.epochs}"
         )
-    writer = _tensorboard(config, processes)
+    writer = None
+    if writer_type and processes.is_first:
+        writer = writer_type(config.output / "tensorboard")
     plotted = -math.inf
 
     for epoch in range(len(history), config.epochs):
@@ -151,7 +165,9 @@ def _fit(
 
                 bar.update()
                 if (step + 1) % config.log_every == 0 or step + 1 == loader.steps:
-                    logged = float(total) / (step + 1)  # the only place where the host waits
+                    # The only place where the host waits; the same figure on all processes, so
+                    # that they stop together.
+                    logged = float(processes.mean(total.clone())) / (step + 1)
                     if not math.isfinite(logged):
                         problem = f"loss is {logged} in epoch {epoch + 1}, step {step + 1}"
                         raise InputError("training", problem, "Lower --lr, or try --amp off")
@@ -181,16 +197,17 @@ def _fit(
                 config.model, spec, average.state_dict(), metrics=figures.to_dict(),
                 epoch=epoch + 1,
                 training={
-                    "decides": config.decides(), "model": model.state_dict(),
+                    "decides": decides, "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
                     "history": [asdict(record) for record in history],
                 },
             )  # fmt: skip
-            saved.save(epoch_file(config.output, epoch + 1))
+            # The training checkpoint comes last: a run that is killed before it repeats the epoch.
             if best.epoch == epoch + 1:
                 replace(saved, training={}).save(config.output / MODEL_FILE)
-            prune_checkpoints(config.output, config.keep, best.epoch)
             write_history(config.output, history)
+            saved.save(epoch_file(config.output, epoch + 1))
+            prune_checkpoints(config.output, config.keep, best.epoch)
             _report(history[-1], best, config.epochs, writer)
             if time.perf_counter() - plotted > _PLOT_SECONDS or epoch + 1 == config.epochs:
                 plot_history(history, config.output / HISTORY_PLOT)
@@ -221,7 +238,9 @@ def _open(
         rank=processes.rank, world=processes.world,
     )  # fmt: skip
     augment = AugmentConfig.off() if evaluation else config.augment
-    loader = LoaderConfig(order, read_spec(config.shards), augment, device, config.threads)
+    loader = LoaderConfig(
+        order, read_spec(config.shards), augment, device, decoding_threads(config.threads)
+    )
     return open_loader(loader, config.loader)
 
 
@@ -244,7 +263,8 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     if amp == "auto":
         if device.type == "cpu":
             return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
 
 
@@ -267,12 +287,10 @@ def _say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
-def _tensorboard(config: TrainConfig, processes: Processes) -> Any:
-    if not (config.tensorboard and processes.is_first):
-        return None
+def _tensorboard_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         remedy = "pip install tensorboard, or leave the flag out"
         raise InputError("--tensorboard", "tensorboard is not installed", remedy) from None
-    return SummaryWriter(str(config.output / "tensorboard"))
+    return SummaryWriter

@@ -80,6 +80,8 @@ class SplitOrder:
             does not fit.
         """
         record = Manifest.load(root).split(split)
+        if batch < 1:
+            raise InputError("--batch", f"is {batch}", "Expected 1 or more")
         if batch % world:
             problem = f"{batch} samples cannot be shared by {world} processes"
             raise InputError("--batch", problem, f"Give a multiple of {world}")
@@ -112,7 +114,7 @@ class SplitOrder:
         """Return what this process reads in an epoch, counted from 0."""
         shards = list(self.shards)
         if self.shuffle:
-            rng = np.random.default_rng((self.seed, epoch))
+            rng = np.random.default_rng((*b"order", self.seed, epoch))
             shards = [
                 Segment(shards[i].shard, tuple(shards[i].entries[j] for j in rng.permutation(
                     len(shards[i].entries))))

@@ -84,12 +84,12 @@ class Decoder:
         if config.augment != AugmentConfig.off():
             self._numbers = draw(config.augment, self._size, config.order.batch, seed)
 
-    def __call__(self, row: int, key: str, jpg: bytes, png: bytes) -> Pair:
+    def __call__(self, row: int, name: str, jpg: bytes, png: bytes) -> Pair:
         """Return image and mask of one sample, row `row` of this process's batch."""
-        image, mask = decode_sample(jpg, png, key)
+        image, mask = decode_sample(jpg, png, name)
         if image.shape != (self._size, self._size, 3) or mask.shape != image.shape[:2]:
             problem = f"image is {image.shape}, mask {mask.shape}"
-            raise InputError(f"sample {key}", problem, "Pack again: `make shards`")
+            raise InputError(name, problem, "Pack again: `make shards`")
         if self._numbers is not None:
             place = self._first + row
             pattern = hash((*self._seed, place)) & 0xFFFFFFFF
@@ -98,7 +98,7 @@ class Decoder:
 
 
 def _read_segment(segment: Segment) -> Iterator[tuple[str, bytes, bytes]]:
-    """Read a shard with webdataset and yield (key, jpg, png) in the segment's order.
+    """Read a shard with webdataset and yield (name, jpg, png) in the segment's order.
 
     A shard is read from start to end, as it would be from a pipe or a network; the encoded
     samples of the segment (some 25 MB a thousand) wait in memory for their turn.
@@ -117,4 +117,4 @@ def _read_segment(segment: Segment) -> Iterator[tuple[str, bytes, bytes]]:
         if entry.key not in found:
             problem = f"sample {entry.key!r} stands in the index, but not in the shard"
             raise InputError(segment.shard, problem, "Pack again: `make shards`")
-        yield entry.key, *found.pop(entry.key)
+        yield f"{segment.shard}, sample {entry.key}", *found.pop(entry.key)

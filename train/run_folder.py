@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from preprocess.errors import InputError
@@ -35,11 +36,26 @@ class EpochRecord:
     waiting: float
 
 
+def check_writable(output: Path) -> None:
+    """Make the folder, and find out before the work that files can be written there.
+
+    Raises
+    ------
+    OSError
+        Where they cannot.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=output):
+        pass
+
+
 def set_aside(output: Path) -> Path | None:
     """Move an earlier run's files to ``previous-NNN/``; return that folder (None: no run)."""
     names = [MODEL_FILE, HISTORY_FILE, HISTORY_PLOT, PREDICTIONS_PLOT, _TENSORBOARD]
     paths = [output / name for name in names] + epoch_files(output)
     paths = [path for path in paths if path.exists()]
+    if paths:
+        paths += [*output.glob("evaluation_*.json"), *output.glob("worst_*.png")]
     if not paths:
         return None
     number = 1
@@ -64,11 +80,15 @@ def latest_checkpoint(output: Path, decides: dict[str, Any]) -> Checkpoint | Non
     if not paths:
         return None
     checkpoint = Checkpoint.load(paths[-1])
-    then = checkpoint.training["decides"]
+    then = checkpoint.training.get("decides")
+    if then is None:
+        raise InputError(paths[-1], "holds no state of a training run", "Train without --resume")
     now = json.loads(json.dumps(decides))
     for name in now.keys() | then.keys():
         if now.get(name) != then.get(name):
             problem = f"was trained with {name}={then.get(name)}, now it is {now.get(name)}"
+            if name == "data":
+                problem = "was trained on another pack"
             raise InputError(paths[-1], problem, "Use the same settings, or train without --resume")
     return checkpoint
 
