@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from preprocess.check import dali_is_installed
+from train.batch import LoaderConfig
 from train.config import AugmentConfig, ModelConfig, TrainConfig
 from train.evaluate import evaluate_checkpoint
-from train.loader import Loader, LoaderConfig, open_loader, read_spec
+from train.loader import Loader, open_loader, read_spec
 from train.loop import amp_dtype, fit
 from train.loss import bce_dice
 from train.model import UNet

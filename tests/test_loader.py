@@ -24,9 +24,10 @@ from preprocess.errors import InputError
 from preprocess.image import decode_fitted
 from preprocess.manifest import Manifest
 from preprocess.shards import read_index, read_samples, write_shard
+from train.batch import Batch, LoaderConfig
 from train.config import AugmentConfig, Effect
 from train.decode import binarise, decode_sample, denormalise, normalise
-from train.loader import Batch, Loader, LoaderConfig, open_loader, read_spec
+from train.loader import Loader, open_loader, read_spec
 from train.order import SplitOrder
 
 KINDS = ["dali", "portable"]

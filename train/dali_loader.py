@@ -20,9 +20,9 @@ from nvidia.dali import fn, pipeline_def, types
 from preprocess.errors import InputError
 from preprocess.shards import format_index, read_samples
 from train.augment import Draw, draw
+from train.batch import Batch, LoaderConfig
 from train.config import AugmentConfig
 from train.decode import InputSpec, decode_sample
-from train.loader import Batch, LoaderConfig
 from train.order import EpochOrder
 
 _COMPONENTS = ("jpg", "png")

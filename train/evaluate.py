@@ -12,10 +12,11 @@ from torch import nn
 from tqdm import tqdm
 
 from preprocess.errors import InputError
+from train.batch import LoaderConfig
 from train.checkpoint import Checkpoint
 from train.config import AugmentConfig
 from train.distributed import Processes, join_processes
-from train.loader import Loader, LoaderConfig, decoding_threads, open_loader, read_spec
+from train.loader import Loader, decoding_threads, open_loader, read_spec
 from train.loss import bce_dice
 from train.metrics import Metrics, image_iou, metrics_of, pixel_counts
 from train.order import SplitOrder

@@ -4,63 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-import torch
 
 from preprocess.check import dali_is_installed
 from preprocess.cores import usable_cores
 from preprocess.errors import InputError
 from preprocess.manifest import Manifest
-from train.config import AugmentConfig
+from train.batch import Batch, LoaderConfig
 from train.decode import InputSpec
-from train.order import SplitOrder
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What every loader yields.
-
-    Attributes
-    ----------
-    images
-        N x 3 x H x W float32, normalised, channels_last, on the loader's device.
-    masks
-        N x 1 x H x W float32, 1 where an eye is, else 0.
-    keys
-        The samples' keys, in order.
-    """
-
-    images: torch.Tensor
-    masks: torch.Tensor
-    keys: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LoaderConfig:
-    """Everything a loader needs.
-
-    Attributes
-    ----------
-    order
-        Which samples, in which batches.
-    spec
-        Size and normalisation.
-    augment
-        Strengths; `AugmentConfig.off()` in evaluation.
-    device
-        Where the batches go; DALI decodes there too.
-    threads
-        Decoding threads.
-    """
-
-    order: SplitOrder
-    spec: InputSpec
-    augment: AugmentConfig
-    device: torch.device
-    threads: int = 2
 
 
 class Loader(Protocol):

@@ -17,18 +17,12 @@ from tqdm import tqdm
 
 from preprocess.errors import InputError
 from preprocess.manifest import Manifest
+from train.batch import LoaderConfig
 from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file
 from train.config import AugmentConfig, TrainConfig
 from train.distributed import Processes, distribute, join_processes
 from train.evaluate import evaluate
-from train.loader import (
-    Loader,
-    LoaderConfig,
-    decoding_threads,
-    open_loader,
-    read_spec,
-    resolve_loader,
-)
+from train.loader import Loader, decoding_threads, open_loader, read_spec, resolve_loader
 from train.loss import bce_dice
 from train.model import UNet, flop_count, parameter_count
 from train.order import SplitOrder

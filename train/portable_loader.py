@@ -16,9 +16,9 @@ import numpy as np
 from preprocess.errors import InputError
 from preprocess.stream import stream_samples
 from train.augment import augment, draw
+from train.batch import Batch, LoaderConfig
 from train.config import AugmentConfig
 from train.decode import binarise, decode_sample, normalise
-from train.loader import Batch, LoaderConfig
 from train.order import Segment
 
 _AHEAD = 2

@@ -1,0 +1,55 @@
+"""What a loader is given, and what it yields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from train.config import AugmentConfig
+from train.decode import InputSpec
+from train.order import SplitOrder
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What every loader yields.
+
+    Attributes
+    ----------
+    images
+        N x 3 x H x W float32, normalised, channels_last, on the loader's device.
+    masks
+        N x 1 x H x W float32, 1 where an eye is, else 0.
+    keys
+        The samples' keys, in order.
+    """
+
+    images: torch.Tensor
+    masks: torch.Tensor
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """Everything a loader needs.
+
+    Attributes
+    ----------
+    order
+        Which samples, in which batches.
+    spec
+        Size and normalisation.
+    augment
+        Strengths; `AugmentConfig.off()` in evaluation.
+    device
+        Where the batches go; DALI decodes there too.
+    threads
+        Decoding threads.
+    """
+
+    order: SplitOrder
+    spec: InputSpec
+    augment: AugmentConfig
+    device: torch.device
+    threads: int = 2
