@@ -138,6 +138,7 @@ def test_two_processes_train_like_one(pack_root: Path, tmp_path: Path, loader: s
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 process(es)" in done.stderr
+    assert done.stdout.count("val F1") == 1, "only the first process speaks"
     for one, other in zip(rows_of(alone.output), rows_of(shared.output), strict=True):
         for name in ("loss", "val_loss"):
             assert one[name] == pytest.approx(other[name], rel=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ DEVICE = click.option("--device", default="auto", help="auto, cpu, cuda or cuda:
 THREADS = click.option("--threads", type=int, help="Decoding threads.  [default: one a core]")
 TUNE = click.option("--tune/--no-tune", default=True,
                     help="Keep freed memory, let OpenMP sleep (preprocess/tuning.py).")  # fmt: skip
+
+
+def _say(line: str, err: bool = False) -> None:
+    """Speak to the user, from the first of several processes only."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(line, err=err)
 
 
 @click.group(cls=DefaultsTo, default="fit", context_settings=HELP)
@@ -78,14 +85,14 @@ def fit(
     """Train a model; writes model, checkpoints, history and plots to OUTPUT."""
     from preprocess.tuning import tune_process
 
-    click.echo(tune_process(tune), err=True)
+    _say(tune_process(tune), err=True)
     from train.config import AugmentConfig, ModelConfig, TrainConfig
     from train.loop import fit as run
 
     augment = (AugmentConfig.off() if no_augment else AugmentConfig()).with_changes(changes)
     config = TrainConfig(model=ModelConfig(width, depth, stem), augment=augment, **settings)
     result = run(config, resume=resume)
-    click.echo(f"{result.model_path}: val F1 {result.best.val_f1:.4f} (epoch {result.best.epoch})")
+    _say(f"{result.model_path}: val F1 {result.best.val_f1:.4f} (epoch {result.best.epoch})")
 
 
 @main.command()
@@ -106,7 +113,7 @@ def evaluate(
     """Print figures of a model on a split; writes JSON and a grid of the worst 16."""
     from preprocess.tuning import tune_process
 
-    click.echo(tune_process(tune), err=True)
+    _say(tune_process(tune), err=True)
     from train.evaluate import evaluate_checkpoint
     from train.report import save_evaluation, save_worst, table
 
