@@ -17,7 +17,7 @@ from preprocess.image import RGB, fit
 from train.checkpoint import Checkpoint
 from train.decode import normalise
 from train.distributed import resolve_device
-from train.model import fold_batch_norm
+from train.model import fold_batch_norm, to_channels_last
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ class Predictor:
         self.device = resolve_device(device)
         self.spec = checkpoint.spec
         self.threshold = checkpoint.threshold
-        self._model = fold_batch_norm(checkpoint.build()).to(
-            self.device, memory_format=torch.channels_last
-        )  # type: ignore[call-overload]
+        self._model = to_channels_last(fold_batch_norm(checkpoint.build()), self.device)
 
     @classmethod
     def from_checkpoint(cls, path: str | PathLike[str], device: str = "auto") -> Predictor:

@@ -16,6 +16,12 @@ from preprocess.tuning import tune_process
 # Before torch is imported: a busy neighbour must not make OpenMP's spinning threads crawl.
 tune_process()
 
+from infer import Predictor
+from preprocess.image import decode_rgb
+from train.checkpoint import MODEL_FILE
+from train.config import AugmentConfig, ModelConfig, TrainConfig
+from train.loop import fit
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -62,3 +68,34 @@ def genuine() -> Path:
     if not (place / "CelebAMask-HQ" / "CelebA-HQ-img").is_dir():
         pytest.skip(f"no genuine photographs in {place} (set EYES_DATA to their folder)")
     return place
+
+
+@pytest.fixture(scope="session")
+def face_shards(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All faces in one split, at 96 x 96."""
+    out = tmp_path_factory.mktemp("face-shards")
+    pack(PackConfig(faces, out, PackSettings(size=96), split="train", workers=1))
+    return out
+
+
+@pytest.fixture(scope="session")
+def face_model(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network that has learnt the 24 faces, so that there is something to see."""
+    output = tmp_path_factory.mktemp("face-model")
+    fit(TrainConfig(
+        face_shards, output, epochs=60, batch=8, lr=5e-3, ema=0.8, loader="portable",
+        model=ModelConfig(width=8, depth=3), augment=AugmentConfig.off(),
+    ))  # fmt: skip
+    return output / MODEL_FILE
+
+
+@pytest.fixture(scope="session")
+def predictor(face_model: Path) -> Predictor:
+    return Predictor.from_checkpoint(face_model)
+
+
+@pytest.fixture(scope="session")
+def photo(faces: Path, predictor: Predictor) -> Path:
+    """The face on which the network marks most."""
+    photos = sorted((faces / "CelebA-HQ-img").glob("*.jpg"))
+    return max(photos, key=lambda p: predictor.predict(decode_rgb(p.read_bytes())).mask.sum())

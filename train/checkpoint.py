@@ -21,7 +21,7 @@ from preprocess.mask import LABELS
 from preprocess.shards import atomic_file
 from train.config import ModelConfig, model_config
 from train.decode import InputSpec
-from train.model import UNet
+from train.model import UNet, to_channels_last
 
 MODEL_FILE = "eye_segmentation_model.pth"
 FORMAT_VERSION = 1
@@ -125,7 +125,7 @@ class Checkpoint:
             reason = " ".join(str(error).split())[:200]
             problem = f"weights do not fit the network ({reason})"
             raise InputError("checkpoint", problem, "Train again") from None
-        return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+        return to_channels_last(model).eval()
 
 
 def epoch_file(output: Path, epoch: int) -> Path:

@@ -24,7 +24,7 @@ from train.distributed import Processes, distribute, join_processes
 from train.evaluate import evaluate
 from train.loader import Loader, decoding_threads, open_loader, read_spec, resolve_loader
 from train.loss import bce_dice
-from train.model import UNet, flop_count, parameter_count
+from train.model import UNet, flop_count, parameter_count, to_channels_last
 from train.order import SplitOrder
 from train.report import plot_history, save_predictions
 from train.run_folder import (
@@ -87,7 +87,7 @@ def _fit(
 
     # Set up: model, averaged weights, optimiser.
     torch.manual_seed(config.seed)
-    model = UNet(config.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = to_channels_last(UNet(config.model), device)
     average = copy.deepcopy(model).eval()
     trained = distribute(model, processes, device)
     if config.compile:

@@ -98,6 +98,12 @@ class UNet(nn.Module):
         return logits
 
 
+def to_channels_last(model: UNet, device: torch.device | str | None = None) -> UNet:
+    """Lay the weights out channels-last, and move them to a device."""
+    moved: UNet = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
 def parameter_count(model: nn.Module) -> int:
     """Count the trainable numbers of a model."""
     return sum(parameter.numel() for parameter in model.parameters())

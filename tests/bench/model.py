@@ -37,7 +37,13 @@ def main(shapes: tuple[str, ...], size: int, rounds: int, threads: int) -> None:
 
     from train.config import ModelConfig
     from train.loss import bce_dice
-    from train.model import UNet, flop_count, fold_batch_norm, parameter_count
+    from train.model import (
+        UNet,
+        flop_count,
+        fold_batch_norm,
+        parameter_count,
+        to_channels_last,
+    )
 
     if threads:
         torch.set_num_threads(threads)
@@ -48,9 +54,9 @@ def main(shapes: tuple[str, ...], size: int, rounds: int, threads: int) -> None:
     models = {}
     for shape in shapes:
         config = ModelConfig(*map(int, shape.split(",")))
-        model = UNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = to_channels_last(UNet(config))
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-        folded = fold_batch_norm(UNet(config)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        folded = to_channels_last(fold_batch_norm(UNet(config)))
         models[shape] = (model, optimizer, folded)
 
     def step(shape: str) -> None:
