@@ -17,7 +17,7 @@ RESUME ?=
 
 SAMPLE := data/sample
 SOURCE := $(or $(DATA),$(SAMPLE))
-NAME   := $(if $(DATA),$(basename $(notdir $(patsubst %/,%,$(DATA)))),sample)
+NAME   := $(if $(DATA),$(shell basename "$(DATA)" .zip | tr ' ' '-'),sample)
 SHARDS ?= shards/$(NAME)-$(SIZE)
 MODEL  ?= $(OUTPUT)/eye_segmentation_model.pth
 PY     := $(VENV)/bin/python

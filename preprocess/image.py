@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from preprocess.errors import DecodeError
 
@@ -179,6 +179,13 @@ def _orientation(block: bytes) -> int:
         return 1  # a damaged EXIF block says nothing about the pixels
 
 
+def reason_of(error: Exception) -> str:
+    """Say why Pillow gave up; its own words name a memory address, which differs in every run."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no known image format"
+    return str(error)
+
+
 def _decode_with_pillow(data: bytes, name: str) -> RGB:
     try:
         with warnings.catch_warnings():
@@ -189,7 +196,7 @@ def _decode_with_pillow(data: bytes, name: str) -> RGB:
     except Image.DecompressionBombError as error:
         raise DecodeError(name, str(error), "Scale the picture down first") from None
     except PILLOW_ERRORS as error:
-        problem = f"cannot be decoded as an image ({len(data)} bytes: {error})"
+        problem = f"cannot be decoded as an image ({len(data)} bytes: {reason_of(error)})"
         raise DecodeError(
             name, problem, "Give a JPEG, PNG, WebP or other file Pillow reads"
         ) from None

@@ -18,7 +18,7 @@ from PIL import Image
 from zlib_ng import zlib_ng
 
 from preprocess.errors import DecodeError
-from preprocess.image import PILLOW_ERRORS, Geometry
+from preprocess.image import PILLOW_ERRORS, Geometry, reason_of
 from preprocess.inflate import inflate
 
 Mask = npt.NDArray[np.uint8]
@@ -149,7 +149,7 @@ def _decode_with_pillow(data: bytes, name: str) -> Mask:
     except Image.DecompressionBombError as error:
         raise DecodeError(name, str(error), "Scale the mask down first") from None
     except PILLOW_ERRORS as error:
-        problem = f"cannot be decoded as a mask ({len(data)} bytes: {error})"
+        problem = f"cannot be decoded as a mask ({len(data)} bytes: {reason_of(error)})"
         raise DecodeError(name, problem, "Replace the file or leave the image out") from None
 
 

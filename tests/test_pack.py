@@ -229,3 +229,17 @@ def test_genuine_photographs_keep_their_split_and_their_eye_area(
     after = sum((label > 0).mean() for label in labels(tmp_path / "out").values())
     assert after == pytest.approx(before, rel=0.01)
     assert before > 0.003 * 844
+
+
+def test_reasons_do_not_differ_from_run_to_run(small: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(small, source)
+    (source / "CelebA-HQ-img" / "3.jpg").write_text("no picture")
+    masks = sorted((source / "CelebAMask-HQ-mask-anno").rglob("*_l_eye.png"))
+    masks[-1].write_text("no mask")
+    manifests = []
+    for name in ("one", "two"):
+        pack(PackConfig(source, tmp_path / name, PackSettings(size=32), workers=1))
+        manifests.append((tmp_path / name / "manifest.json").read_bytes())
+    assert manifests[0] == manifests[1]
+    assert manifests[0].count(b"no known image format") == 2
