@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.celebamask import SPLITS, Dropped, Plan, RawSample
-from preprocess.manifest import EyeCount, PackSettings, from_fields
+from preprocess.manifest import FORMAT_VERSION, EyeCount, PackSettings, from_fields
 from preprocess.shards import ShardRecord, file_sha256, index_path, shard_name
 
 JOURNAL_FILE = ".pack.jsonl"
@@ -49,7 +49,7 @@ def plan_shards(plan: Plan, settings: PackSettings) -> list[PlannedShard]:
     def rank(sample: RawSample) -> bytes:
         return hashlib.sha256(f"{settings.seed}:{sample.key}".encode()).digest()
 
-    fixed = json.dumps(asdict(settings), sort_keys=True)
+    fixed = f"{FORMAT_VERSION}{json.dumps(asdict(settings), sort_keys=True)}"
     shards = []
     for split in SPLITS:
         samples = iter(sorted((s for s in plan.samples if s.split == split), key=rank))

@@ -14,7 +14,7 @@ from preprocess.mask import LABELS
 from preprocess.shards import ShardRecord, atomic_file
 
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: samples say where their eyes are
 
 T = TypeVar("T")
 

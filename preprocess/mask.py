@@ -215,6 +215,16 @@ def label_map(masks: dict[str, Mask], geometry: Geometry) -> Mask:
     return label
 
 
+def eye_centres(label: Mask) -> list[list[float]]:
+    """Return x and y in pixels of the one or two largest blobs of a label map, left to right."""
+    if not label.any():
+        return []
+    on = (label > 0).astype(np.uint8)
+    _, _, rows, centres = cv2.connectedComponentsWithStats(on)
+    largest = np.argsort(-rows[1:, cv2.CC_STAT_AREA], kind="stable")[:2] + 1
+    return sorted([round(float(x) + 0.5, 1), round(float(y) + 0.5, 1)] for x, y in centres[largest])
+
+
 def encode_label(label: Mask) -> bytes:
     """Encode a label map as a grey 8-bit PNG (no row filters: they do not help on flat areas)."""
     rows = np.pad(label, ((0, 0), (1, 0)))

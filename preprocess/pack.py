@@ -44,7 +44,7 @@ from preprocess.manifest import (
     PackSettings,
     SplitRecord,
 )
-from preprocess.mask import LABELS, decode_mask, encode_label, label_map
+from preprocess.mask import LABELS, decode_mask, encode_label, eye_centres, label_map
 from preprocess.shards import index_path, write_shard
 from preprocess.tuning import keep_freed_memory
 
@@ -146,6 +146,7 @@ def pack_sample(source: Path, sample: RawSample, settings: PackSettings) -> Pack
     label = label_map(seen, geometry)
     meta = {
         "area": {part: int((label == LABELS[part]).sum()) for part in sorted(seen)},
+        "eyes": eye_centres(label),
         "geometry": asdict(geometry),
         "key": sample.key,
         "source": sample.image.name.rpartition("/")[2],

@@ -25,7 +25,7 @@ from preprocess.image import decode_fitted
 from preprocess.manifest import Manifest
 from preprocess.shards import read_index, read_samples, write_shard
 from train.batch import Batch, LoaderConfig
-from train.config import AugmentConfig, Effect
+from train.config import AugmentConfig, Effect, Window
 from train.decode import binarise, decode_sample, denormalise, normalise
 from train.loader import Loader, open_loader, read_spec
 from train.order import SplitOrder
@@ -37,10 +37,11 @@ OFF = AugmentConfig.off()
 
 def open_split(
     root: Path, kind: str, *, split: str = "train", batch: int = 6, shuffle: bool = False,
-    augment: AugmentConfig = OFF, device: torch.device = CPU, **ranks: int,
+    augment: AugmentConfig = OFF, window: Window | None = None, device: torch.device = CPU,
+    **ranks: int,
 ) -> Loader:  # fmt: skip
     order = SplitOrder.read(root, split, batch, shuffle=shuffle, seed=5, **ranks)
-    return open_loader(LoaderConfig(order, read_spec(root), augment, device), kind)
+    return open_loader(LoaderConfig(order, read_spec(root), augment, device, window=window), kind)
 
 
 def levels(batch: Batch, root: Path) -> npt.NDArray[np.float32]:
@@ -92,9 +93,12 @@ def test_both_loaders_give_the_same_batches(pack_root: Path, shuffle: bool) -> N
 
 EFFECTS = {
     "flip": Effect(1, 1),
-    "scale": Effect(1, 0.4),
+    "larger": Effect(1, 0.4),
+    "smaller": Effect(1, 0.4),
+    "aspect": Effect(1, 0.5),
     "rotation": Effect(1, 30),
     "translation": Effect(1, 0.2),
+    "hide": Effect(1, 0.6),
     "light": Effect(1, 0.4),
     "colour": Effect(1, 0.5),
     "grey": Effect(1, 1),
@@ -120,6 +124,26 @@ def test_both_loaders_augment_alike(pack_root: Path, name: str) -> None:
         assert float((one.masks != other.masks).float().mean()) < 1e-3
         changed += np.abs(levels(one, pack_root) - levels(before, pack_root)).mean()
     assert changed > 1, f"{name} changed nothing"
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_both_loaders_crop_alike(pack_root: Path, shuffle: bool) -> None:
+    window = Window(32, 48, 0.15)
+    augment = replace(OFF, rotation=Effect(1, 20), smaller=Effect(1, 0.4), hide=Effect(0.5, 0.5))
+    dali, portable = (
+        list(open_split(pack_root, kind, shuffle=shuffle, augment=augment, window=window).epoch(0))
+        for kind in KINDS
+    )
+    eyes = 0.0
+    for one, other in zip(dali, portable, strict=True):
+        assert one.keys == other.keys
+        assert one.images.shape[1:] == (3, 32, 48)
+        assert one.images.is_contiguous(memory_format=torch.channels_last)
+        difference = np.abs(levels(one, pack_root) - levels(other, pack_root))
+        assert difference.mean() < 0.25
+        assert float((one.masks != other.masks).float().mean()) < 1e-3
+        eyes += float((one.masks.sum(dim=(1, 2, 3)) > 5).sum())
+    assert eyes > 0.5 * sum(len(batch.keys) for batch in dali)
 
 
 def test_both_loaders_add_noise_of_the_same_spread(pack_root: Path) -> None:

@@ -8,6 +8,7 @@ SHAPES = [
     ModelConfig(width=8, depth=2, stem=1),
     ModelConfig(width=8, depth=2, stem=2),
     ModelConfig(width=4, depth=3, stem=4),
+    ModelConfig(width=8, depth=2, stem=2, detail=0),
 ]
 
 

@@ -179,7 +179,7 @@ def test_the_manifest_comes_back_as_it_was_saved(pack_root: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"format_version": 1', '"format_version": 99'),
+        ('"format_version": 2', '"format_version": 99'),
         ('"quality"', '"qualities"'),
         ("{", ""),
         ('"splits"', '"split"'),

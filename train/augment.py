@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from train.config import AugmentConfig, Effect
+from train.config import AugmentConfig, Effect, Window
 
 Floats = npt.NDArray[np.float32]
 
@@ -23,6 +23,8 @@ _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, 
 _YIQ_TO_RGB = np.array([[1, 0.956, 0.621], [1, -0.272, -0.647], [1, -1.107, 1.705]])
 _MIDDLE = 128.0
 _HUE_DEGREES = 60.0
+_COVER_LEAST, _COVER_ANYWHERE = 0.08, 0.2  # of covers: smallest share of a side, how many off eyes
+_BOTH_EYES, _SCATTER = 0.7, 0.3  # of crops: how many show both eyes, and how far off their centre
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,13 @@ class Draw:
     ----------
     matrix
         N x 3 x 3 float32, output to input in pixels, (0, 0) the corner of the corner pixel.
-    moved, twisted, blurred, noisy, compressed
+    moved, hidden, twisted, blurred, noisy, compressed
         N bool: whether the effect applies.
+    anchor, extent
+        N x 2 float32 (as DALI wants them), y and x: corner and size of the covered rectangle, in
+        whole pixels.
+    cover
+        N x 3 float32, its colour, RGB in levels.
     brightness, contrast, saturation, hue, sigma, noise
         N float32: two factors, a factor, degrees, pixels, levels.
     quality
@@ -43,6 +50,10 @@ class Draw:
 
     matrix: Floats
     moved: npt.NDArray[np.bool_]
+    hidden: npt.NDArray[np.bool_]
+    anchor: Floats
+    extent: Floats
+    cover: Floats
     brightness: Floats
     contrast: Floats
     twisted: npt.NDArray[np.bool_]
@@ -60,7 +71,13 @@ class Draw:
         return Draw(**{name: array[part] for name, array in vars(self).items()})
 
 
-def draw(config: AugmentConfig, size: int, count: int, seed: tuple[int, ...]) -> Draw:
+def draw(
+    config: AugmentConfig,
+    size: int,
+    seed: tuple[int, ...],
+    eyes: Floats,
+    window: Window | None = None,
+) -> Draw:
     """Draw the numbers for a batch.
 
     Parameters
@@ -69,11 +86,15 @@ def draw(config: AugmentConfig, size: int, count: int, seed: tuple[int, ...]) ->
         Strengths and probabilities.
     size
         Side of the pictures in pixels.
-    count
-        Number of pictures.
     seed
         Entropy; equal seeds draw equal numbers.
+    eyes
+        N x 2 x 2, x and y in pixels of both eyes of each of N pictures (see `train.eyes`); used
+        for crops and for `hide`.
+    window
+        Take parts of this size instead of whole pictures.
     """
+    count = len(eyes)
     rng = np.random.default_rng((*b"augment", *seed))
 
     def happens(effect: Effect) -> npt.NDArray[np.bool_]:
@@ -84,8 +105,11 @@ def draw(config: AugmentConfig, size: int, count: int, seed: tuple[int, ...]) ->
         return np.where(on, rng.uniform(-1, 1, count) * effect.strength, 0.0)
 
     flip = happens(config.flip)
-    grow = np.log1p(config.scale.strength)
-    scale = np.exp(symmetric(Effect(config.scale.probability, float(grow))))
+    most = np.log1p(config.larger.strength) * happens(config.larger)
+    least = np.log1p(-config.smaller.strength) * happens(config.smaller)
+    scale = np.exp(rng.uniform(least, most))
+    stretch = np.exp(0.5 * symmetric(Effect(config.aspect.probability,
+                                            float(np.log1p(config.aspect.strength)))))  # fmt: skip
     angle = np.deg2rad(symmetric(config.rotation))
     shift = np.stack([symmetric(config.translation), symmetric(config.translation)], axis=1)
     light, grey, colour = happens(config.light), happens(config.grey), happens(config.colour)
@@ -96,9 +120,23 @@ def draw(config: AugmentConfig, size: int, count: int, seed: tuple[int, ...]) ->
         happens(config.blur), happens(config.noise), happens(config.jpeg)
     )  # fmt: skip
     worst = 100 - config.jpeg.strength
+    middle = np.full((count, 2), size / 2)
+    if window:
+        source, target = _crop_places(rng, eyes, size, window)
+    else:
+        source, target = middle, middle + shift * size
+    matrix = _matrices(flip, scale, stretch, angle, source, target)
+    height, width = (window.height, window.width) if window else (size, size)
+    hidden = happens(config.hide)
+    anchor, extent, cover = _covers(rng, eyes, matrix, (height, width), config.hide.strength)
+    still = ~flip & (scale == 1) & (stretch == 1) & (angle == 0) & (source == target).all(axis=1)
     return Draw(
-        matrix=_matrices(size, flip, scale, angle, shift * size),
-        moved=flip | (scale != 1) | (angle != 0) | (shift != 0).any(axis=1),
+        matrix=matrix.astype(np.float32),
+        moved=~still | bool(window),
+        hidden=hidden & (extent > 0).all(axis=1),
+        anchor=anchor,
+        extent=extent,
+        cover=cover,
         brightness=factors[0].astype(np.float32),
         contrast=factors[1].astype(np.float32),
         twisted=grey | colour,
@@ -113,27 +151,78 @@ def draw(config: AugmentConfig, size: int, count: int, seed: tuple[int, ...]) ->
     )
 
 
+def _crop_places(
+    rng: np.random.Generator, eyes: Floats, size: int, window: Window
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Choose a point of each picture, N x 2, and where in the window it comes to lie, N x 2.
+
+    The point is between the eyes, on one of them or, for the background, anywhere; it lies within
+    0.3 of the window's sides from its centre.
+    """
+    count = len(eyes)
+    one = eyes[np.arange(count), rng.integers(2, size=count)]
+    point = np.where(rng.random((count, 1)) < _BOTH_EYES, eyes.mean(axis=1), one)
+    anywhere = rng.random((count, 1)) < window.background
+    point = np.where(anywhere, rng.uniform(0, size, (count, 2)), point)
+    sides = np.array([window.width, window.height])
+    return point, sides * (0.5 + rng.uniform(-_SCATTER, _SCATTER, (count, 2)))
+
+
+def _covers(
+    rng: np.random.Generator,
+    eyes: Floats,
+    matrix: npt.NDArray[np.float64],
+    sides: tuple[int, int],
+    most: float,
+) -> tuple[Floats, Floats, Floats]:
+    """Choose a rectangle for each picture: corner and size (y, x), inside it, and a colour."""
+    count, whole = len(eyes), np.array(sides, np.float64)
+    one = eyes[np.arange(count), rng.integers(2, size=count)]
+    moved = np.linalg.solve(matrix[:, :2, :2], (one - matrix[:, :2, 2])[..., None])[..., 0]
+    anywhere = rng.random((count, 1)) < _COVER_ANYWHERE
+    centre = np.where(anywhere, rng.uniform(0, 1, (count, 2)) * whole, moved[:, ::-1])
+    least = min(_COVER_LEAST, most)
+    extent = (
+        np.exp(rng.uniform(np.log(least), np.log(most), (count, 2))) * whole
+        if most
+        else (np.zeros((count, 2)))
+    )
+    centre = centre + rng.uniform(-0.55, 0.55, (count, 2)) * extent
+    first = np.clip(np.rint(centre - extent / 2), 0, whole)
+    last = np.clip(np.rint(centre + extent / 2), 0, whole)
+    # Half of them in the colours of skin and hair, from light to dark.
+    tone = rng.uniform(20, 240, (count, 1)) * np.array([1.0, 0.78, 0.64])
+    skin = np.clip(tone + rng.normal(0, 10, (count, 3)), 0, 255)
+    colour = np.where(rng.random((count, 1)) < 0.5, skin, rng.uniform(0, 255, (count, 3)))
+    return first.astype(np.float32), (last - first).astype(np.float32), colour.astype(np.float32)
+
+
 def _matrices(
-    size: int,
     flip: npt.NDArray[np.bool_],
     scale: npt.NDArray[np.float64],
+    stretch: npt.NDArray[np.float64],
     angle: npt.NDArray[np.float64],
-    shift: npt.NDArray[np.float64],
-) -> Floats:
-    """Return N x 3 x 3 maps from output to input: about the centre, then shifted."""
+    source: npt.NDArray[np.float64],
+    target: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Return N x 3 x 3 maps from output to input that take the points `target` to `source`."""
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
-    mirror = np.where(flip, -1.0, 1.0)
+    mirror, upright = np.where(flip, -1.0, 1.0) / stretch, stretch
     matrix = np.zeros((len(flip), 3, 3))
     matrix[:, 0, 0], matrix[:, 0, 1] = mirror * cos, mirror * -sin
-    matrix[:, 1, 0], matrix[:, 1, 1] = sin, cos
+    matrix[:, 1, 0], matrix[:, 1, 1] = upright * sin, upright * cos
     matrix[:, 2, 2] = 1
-    centre = np.array([size / 2, size / 2])
-    matrix[:, :2, 2] = centre - np.einsum("nij,nj->ni", matrix[:, :2, :2], centre + shift)
-    return matrix.astype(np.float32)
+    matrix[:, :2, 2] = source - np.einsum("nij,nj->ni", matrix[:, :2, :2], target)
+    return matrix
 
 
 def augment(
-    image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], numbers: Draw, row: int, seed: int
+    image: npt.NDArray[np.uint8],
+    mask: npt.NDArray[np.uint8],
+    numbers: Draw,
+    row: int,
+    seed: int,
+    window: Window | None = None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Apply one row of a draw to arrays: the portable twin of the DALI graph.
 
@@ -147,14 +236,23 @@ def augment(
         What was drawn, and which picture of the batch this is.
     seed
         Of the noise pattern (its strength is drawn; DALI makes a pattern of its own).
+    window
+        What `draw` was given.
 
     Returns
     -------
     image, mask
-        Same shapes and types; the mask has intermediate levels along its edge.
+        Same types, and shapes unless cropped; the mask has intermediate levels along its edge.
     """
     if numbers.moved[row]:
-        image, mask = (_warp(plane, numbers.matrix[row]) for plane in (image, mask))
+        height, width = (window.height, window.width) if window else mask.shape
+        image, mask = (_warp(plane, numbers.matrix[row], height, width) for plane in (image, mask))
+    if numbers.hidden[row]:
+        top, left = numbers.anchor[row].astype(int)
+        high, wide = numbers.extent[row].astype(int)
+        box = slice(top, top + high), slice(left, left + wide)
+        image, mask = image.copy(), mask.copy()
+        image[box], mask[box] = np.rint(numbers.cover[row]), 0
     factor = np.float32(numbers.brightness[row])
     contrast = np.float32(numbers.contrast[row])
     if factor != 1 or contrast != 1:
@@ -165,8 +263,8 @@ def augment(
         image = _clip(image.astype(np.float32) @ matrix.T)
     if numbers.blurred[row]:
         sigma = float(numbers.sigma[row])
-        window = 2 * int(np.ceil(3 * sigma)) + 1
-        image = np.asarray(cv2.GaussianBlur(image, (window, window), sigma), np.uint8)
+        kernel = 2 * int(np.ceil(3 * sigma)) + 1
+        image = np.asarray(cv2.GaussianBlur(image, (kernel, kernel), sigma), np.uint8)
     if numbers.noisy[row]:
         pattern = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
         image = _clip(image + pattern * numbers.noise[row])
@@ -177,8 +275,9 @@ def augment(
     return image, mask
 
 
-def _warp(plane: npt.NDArray[np.uint8], matrix: Floats) -> npt.NDArray[np.uint8]:
-    height, width = plane.shape[:2]
+def _warp(
+    plane: npt.NDArray[np.uint8], matrix: Floats, height: int, width: int
+) -> npt.NDArray[np.uint8]:
     affine = matrix[:2].astype(np.float64)
     # OpenCV puts (0, 0) at the centre of the corner pixel.
     affine[:, 2] += affine[:, :2] @ (0.5, 0.5) - 0.5

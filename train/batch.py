@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from train.config import AugmentConfig
+from train.config import AugmentConfig, Window
 from train.decode import InputSpec
 from train.order import SplitOrder
 
@@ -46,6 +46,8 @@ class LoaderConfig:
         Where the batches go; DALI decodes there too.
     threads
         Decoding threads.
+    window
+        Size of the parts to train on; None takes whole pictures.
     """
 
     order: SplitOrder
@@ -53,3 +55,4 @@ class LoaderConfig:
     augment: AugmentConfig
     device: torch.device
     threads: int = 2
+    window: Window | None = None

@@ -24,7 +24,7 @@ from train.decode import InputSpec
 from train.model import UNet, to_channels_last
 
 MODEL_FILE = "eye_segmentation_model.pth"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _EPOCH_FILE = re.compile(r"model_checkpoint_epoch_(\d+)\.pth")
 
 
@@ -42,6 +42,9 @@ class Checkpoint:
         State dict (the averaged weights, where there are any).
     threshold
         Probability from which a pixel is an eye.
+    calibration
+        How the probabilities were corrected on val, and their calibration error; empty where they
+        were not.
     metrics, epoch, source
         Figures on val, the epoch they belong to, and code revision and versions.
     training
@@ -52,6 +55,7 @@ class Checkpoint:
     spec: InputSpec
     weights: dict[str, torch.Tensor]
     threshold: float = 0.5
+    calibration: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     epoch: int = 0
     source: dict[str, str] = field(default_factory=dict)
@@ -65,6 +69,7 @@ class Checkpoint:
             "input": self.spec.to_dict(),
             "labels": dict(LABELS),
             "threshold": self.threshold,
+            "calibration": self.calibration,
             "metrics": self.metrics,
             "epoch": self.epoch,
             "source": self.source or source_of_this_code(),
@@ -76,7 +81,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-        """Read a checkpoint.
+        """Read a checkpoint, or weights that `train.release` wrote (``.safetensors``).
 
         Raises
         ------
@@ -86,6 +91,10 @@ class Checkpoint:
         if not path.is_file():
             remedy = "Train one first: `make train`, or name another with --model"
             raise InputError(path, "does not exist", remedy)
+        if path.suffix == ".safetensors":
+            from train.release import read_release
+
+            return read_release(path, device=device)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
@@ -97,6 +106,7 @@ class Checkpoint:
                 spec=InputSpec.from_dict(content["input"]),
                 weights=content["weights"],
                 threshold=content["threshold"],
+                calibration=content["calibration"],
                 metrics=content["metrics"],
                 epoch=content["epoch"],
                 source=content["source"],

@@ -45,15 +45,18 @@ def main() -> None:
 )
 @click.option("--epochs", default=25)
 @click.option("--batch", default=16, help="Samples a step, all processes together.")
-@click.option("--lr", default=5e-3, help="Peak learning rate.")
+@click.option("--lr", default=5e-3, help="Peak learning rate of AdamW.")
+@click.option("--muon-lr", default=0.02, help="Peak rate of Muon, for the filters; 0 is off.")
 @click.option("--weight-decay", default=1e-2)
 @click.option("--warmup", default=1.0, help="Epochs of rising learning rate.")
+@click.option("--settle", default=0.2, help="Share of the epochs with softer augmentation.")
 @click.option("--ema", default=0.998, help="Decay of the averaged weights; 0 is off.")
 @click.option("--clip", default=1.0, help="Largest gradient norm; 0 is off.")
 @click.option("--seed", default=0)
 @click.option("--width", default=16, help="Channels of the U-Net's first level.")
 @click.option("--depth", default=4, help="Halvings after the stem.")
 @click.option("--stem", default=2, help="Stride of the first convolution: 1, 2 or 4.")
+@click.option("--detail", default=8, help="Channels of the branch at full resolution; 0 is off.")
 @click.option(
     "--augment",
     "changes",
@@ -62,6 +65,12 @@ def main() -> None:
     help="Change one augmentation, e.g. blur=off, rotation=30, jpeg=0.3:60.",
 )
 @click.option("--no-augment", is_flag=True, help="Switch all augmentation off.")
+@click.option(
+    "--crop",
+    default="0.5x0.625",
+    metavar="HxW|off",
+    help="Train on parts around the eyes, of these shares of the side.",
+)
 @LOADER
 @THREADS
 @DEVICE
@@ -79,18 +88,23 @@ def main() -> None:
 @TUNE
 @reports_errors
 def fit(
-    width: int, depth: int, stem: int, changes: tuple[str, ...], no_augment: bool, resume: bool,
-    tune: bool, **settings: Any,
+    width: int, depth: int, stem: int, detail: int, changes: tuple[str, ...], no_augment: bool,
+    crop: str, resume: bool, tune: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Train a model; writes model, checkpoints, history and plots to OUTPUT."""
     from preprocess.tuning import tune_process
 
     _say(tune_process(tune), err=True)
-    from train.config import AugmentConfig, ModelConfig, TrainConfig
+    from train.config import AugmentConfig, Crop, ModelConfig, TrainConfig
     from train.loop import fit as run
 
     augment = (AugmentConfig.off() if no_augment else AugmentConfig()).with_changes(changes)
-    config = TrainConfig(model=ModelConfig(width, depth, stem), augment=augment, **settings)
+    config = TrainConfig(
+        model=ModelConfig(width, depth, stem, detail),
+        augment=augment,
+        crop=Crop.parse(crop),
+        **settings,
+    )
     result = run(config, resume=resume)
     _say(f"{result.model_path}: val F1 {result.best.val_f1:.4f} (epoch {result.best.epoch})")
 
@@ -100,6 +114,11 @@ def fit(
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test")
 @click.option("--model", "model_path", type=PATH, default=Path("output/eye_segmentation_model.pth"))
 @click.option("--output", type=PATH, help="Folder for JSON and grid.  [default: the model's]")
+@click.option(
+    "--stress",
+    is_flag=True,
+    help="Also under 13 difficulties at three strengths, and on pictures without eyes.",
+)
 @click.option("--batch", default=16)
 @LOADER
 @THREADS
@@ -108,14 +127,15 @@ def fit(
 @reports_errors
 def evaluate(
     shards: Path, split: str, model_path: Path, output: Path | None, batch: int, loader: str,
-    threads: int | None, device: str, tune: bool,
+    threads: int | None, device: str, tune: bool, stress: bool,
 ) -> None:  # fmt: skip
-    """Print figures of a model on a split; writes JSON and a grid of the worst 16."""
+    """Print figures of a model on a split; writes JSON, plots, and grids of best and worst."""
     from preprocess.tuning import tune_process
 
     _say(tune_process(tune), err=True)
     from train.evaluate import evaluate_checkpoint
-    from train.report import save_evaluation, save_worst, table
+    from train.report import plot_reliability, plot_stress, save_evaluation, save_examples, table
+    from train.stress import run_stress
 
     folder = output or model_path.parent
     if output:
@@ -128,6 +148,29 @@ def evaluate(
     click.echo(table(run.evaluation))
     name = f"{shards.resolve().name}_{split}"
     context = {"shards": str(shards), "split": split, "model": str(model_path)}
-    save_evaluation(run.evaluation, context, folder / f"evaluation_{name}.json")
-    save_worst(run.model, run.loader, run.checkpoint, run.evaluation, folder / f"worst_{name}.png")
-    click.echo(f"written: {folder / f'evaluation_{name}.json'}, {folder / f'worst_{name}.png'}")
+    written = [folder / f"evaluation_{name}.json", folder / f"reliability_{name}.png"]
+    save_evaluation(run.evaluation, context, written[0])
+    plot_reliability(run.evaluation, run.checkpoint.threshold, written[1])
+    written += save_examples(run.model, run.loader, run.checkpoint, run.evaluation, folder, name)
+    if stress:
+        report = run_stress(run)
+        click.echo(f"\n{report.table()}")
+        written += [folder / f"stress_{name}.json", folder / f"stress_{name}.png"]
+        report.save(written[-2])
+        plot_stress(report, written[-1])
+    click.echo(f"written to {folder}: {', '.join(path.name for path in written)}")
+
+
+@main.command()
+@click.option("--model", "model_path", type=PATH, default=Path("output/eye_segmentation_model.pth"))
+@click.option("--output", type=PATH, required=True, help="File to write, .safetensors.")
+@reports_errors
+def export(model_path: Path, output: Path) -> None:
+    """Write the weights of a model for others to use: safetensors, 4 MB, read without pickle."""
+    from train.checkpoint import Checkpoint
+    from train.release import export as run
+
+    digest = run(Checkpoint.load(model_path), output)
+    digests = output.with_suffix(".sha256")
+    digests.write_text(f"{digest}  {output.name}\n")
+    click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB, sha256 {digest}")

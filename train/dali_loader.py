@@ -19,9 +19,10 @@ from nvidia.dali import fn, pipeline_def, types
 
 from preprocess.errors import InputError
 from preprocess.shards import format_index, read_samples
-from train.augment import Draw, draw
+from train.augment import Draw
 from train.batch import Batch, LoaderConfig
-from train.config import AugmentConfig
+from train.batch_draw import BatchDraw
+from train.config import Window
 from train.decode import InputSpec, decode_sample
 from train.order import EpochOrder
 
@@ -35,6 +36,7 @@ class DaliLoader:
         self._config = config
         self.samples = config.order.samples
         self.steps = config.order.steps
+        self._draw = BatchDraw(config)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, counted from 0.
@@ -65,19 +67,15 @@ class DaliLoader:
     def _build(self, paths: list[str], indexes: list[str], order: EpochOrder, epoch: int) -> Any:
         config = self._config
         gpu = config.device.type == "cuda"
-        augment = config.augment != AugmentConfig.off()
         rows = len(order.batches[0])
 
         def numbers(step: int) -> list[np.ndarray[Any, Any]]:
-            first = order.first_rows[min(step, len(order.first_rows) - 1)]
-            whole = draw(
-                config.augment, config.spec.size, config.order.batch,
-                (config.order.seed, epoch, step),
-            )  # fmt: skip
-            return list(vars(whole.rows(slice(first, first + rows))).values())
+            step = min(step, len(order.batches) - 1)
+            drawn = self._draw(epoch, step, order.first_rows[step], order.batches[step], rows)
+            return [getattr(drawn, name) for name in _drawn_names(config.window)]
 
         pipeline = _graph(
-            paths, indexes, config.spec, gpu, numbers if augment else None,
+            paths, indexes, config.spec, gpu, numbers if self._draw.on else None, config.window,
             batch_size=rows,
             num_threads=config.threads,
             device_id=(config.device.index or 0) if gpu else None,
@@ -121,6 +119,7 @@ def _graph(
     spec: InputSpec,
     gpu: bool,
     numbers: Callable[[int], list[np.ndarray[Any, Any]]] | None,
+    window: Window | None,
 ) -> Any:
     components: Any = fn.readers.webdataset(
         paths=paths,
@@ -136,24 +135,40 @@ def _graph(
     label = fn.decoders.image(png, device=device, output_type=types.GRAY)
     mask = fn.cast((label > 0) * 255, dtype=types.UINT8)
     if numbers is not None:
-        image, mask = _augment(image, mask, numbers, gpu)
+        image, mask = _augment(image, mask, numbers, gpu, window)
     pixels = fn.crop_mirror_normalize(
         image, dtype=types.FLOAT, output_layout="HWC", mean=list(spec.mean), std=list(spec.std)
     )
     return pixels, fn.cast(mask >= 128, dtype=types.FLOAT)
 
 
+def _drawn_names(window: Window | None) -> list[str]:
+    """List the drawn numbers that the graph takes: all, but crops are always moved."""
+    return [name for name in Draw.__dataclass_fields__ if not (window and name == "moved")]
+
+
 def _augment(
-    image: Any, mask: Any, numbers: Callable[[int], list[np.ndarray[Any, Any]]], gpu: bool
+    image: Any,
+    mask: Any,
+    numbers: Callable[[int], list[np.ndarray[Any, Any]]],
+    gpu: bool,
+    window: Window | None,
 ) -> tuple[Any, Any]:
     """Apply a draw inside the graph; `train.augment.augment` is the same on arrays."""
-    names = tuple(Draw.__dataclass_fields__)
+    names = _drawn_names(window)
     drawn = fn.external_source(source=numbers, num_outputs=len(names), batch=True)
     n = {name: drawn[number] for number, name in enumerate(names)}
-    moved, twisted, blurred = n["moved"], n["twisted"], n["blurred"]
+    hidden, twisted, blurred = n["hidden"], n["twisted"], n["blurred"]
     noisy, compressed = n["noisy"], n["compressed"]
-    if moved:
-        image, mask = _warp(image, n["matrix"], gpu), _warp(mask, n["matrix"], gpu)
+    if window:
+        size = (window.height, window.width)
+        image, mask = (_warp(plane, n["matrix"], gpu, size) for plane in (image, mask))
+    elif n["moved"]:
+        image, mask = (_warp(plane, n["matrix"], gpu, None) for plane in (image, mask))
+    if hidden:
+        region = {"anchor": n["anchor"], "shape": n["extent"], "axis_names": "HW"}
+        image = fn.erase(image, fill_value=n["cover"], **region)
+        mask = fn.erase(mask, fill_value=0.0, **region)
     image = fn.brightness_contrast(
         image, brightness=n["brightness"], contrast=n["contrast"], contrast_center=128.0
     )
@@ -168,16 +183,18 @@ def _augment(
     return image, mask
 
 
-def _warp(plane: Any, matrix: Any, gpu: bool) -> Any:
+def _warp(plane: Any, matrix: Any, gpu: bool, size: tuple[int, int] | None) -> Any:
     """Warp with the border repeated: no black seams.
 
     On the CPU OpenCV's warp, behind `warp_perspective`, takes a fifth of the time of
     `warp_affine`; both agree to one level.
     """
     if gpu:
-        return fn.warp_affine(plane, matrix=matrix[0:2, :], interp_type=types.INTERP_LINEAR)
+        return fn.warp_affine(
+            plane, matrix=matrix[0:2, :], size=size, interp_type=types.INTERP_LINEAR
+        )
     return fn.experimental.warp_perspective(
-        plane, matrix=matrix, border_mode="replicate", interp_type=types.INTERP_LINEAR
+        plane, matrix=matrix, size=size, border_mode="replicate", interp_type=types.INTERP_LINEAR
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from preprocess.errors import InputError
 from train.batch import LoaderConfig
+from train.calibration import LogitHistogram, corrected, logit_counts
 from train.checkpoint import Checkpoint
 from train.config import AugmentConfig
 from train.distributed import Processes, join_processes
@@ -24,16 +25,17 @@ from train.order import SplitOrder
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of a split, its mean loss, and each picture's IoU by key."""
+    """Figures of a split, its mean loss, each picture's IoU by key, and its pixels by logit."""
 
     metrics: Metrics
     loss: float
     iou: dict[str, float]
     images_per_second: float
+    histogram: LogitHistogram
 
-    def worst(self, count: int) -> list[str]:
-        """Return the keys of the pictures with the lowest IoU, worst first."""
-        return sorted(self.iou, key=lambda key: (self.iou[key], key))[:count]
+    def ranked(self) -> list[str]:
+        """Return the keys of the pictures from the lowest IoU to the highest."""
+        return sorted(self.iou, key=lambda key: (self.iou[key], key))
 
 
 @torch.inference_mode()
@@ -63,6 +65,7 @@ def evaluate(
     processes = processes or Processes()
     counts: list[torch.Tensor] = []
     losses: list[torch.Tensor] = []
+    pixels = logit_counts(torch.zeros(0), torch.zeros(0))
     keys: list[str] = []
     started = time.perf_counter()
     quiet = None if progress and processes.is_first else True
@@ -72,15 +75,55 @@ def evaluate(
         logits = model(batch.images)
         counts.append(pixel_counts(logits, batch.masks, threshold))
         losses.append(bce_dice(logits, batch.masks) * len(batch.keys))
+        pixels = pixels.to(logits.device) + logit_counts(logits, batch.masks)
         keys += batch.keys
     none = torch.zeros((0, 4), dtype=torch.int64)
     joined = processes.gather(torch.cat(counts).cpu() if counts else none)
     loss = processes.gather(torch.stack(losses).cpu() if losses else torch.zeros(0)).sum()
+    pixels = processes.gather(pixels.cpu()[None]).sum(dim=0)
     names = processes.gather_list(keys)
     seconds = time.perf_counter() - started
     iou = dict(zip(names, image_iou(joined).tolist(), strict=True))
     mean_loss = float(loss) / max(1, len(joined))
-    return Evaluation(metrics_of(joined), mean_loss, iou, len(joined) / seconds)
+    return Evaluation(
+        metrics_of(joined), mean_loss, iou, len(joined) / seconds, LogitHistogram(pixels.numpy())
+    )
+
+
+def calibrate(checkpoint: Checkpoint, loader: Loader, device: torch.device) -> Checkpoint:
+    """Correct the probabilities of a model on val, and choose its threshold there.
+
+    The correction (`train.calibration.Correction`) goes into the weights of the head. A
+    checkpoint that has been through this comes back as it is.
+
+    Parameters
+    ----------
+    checkpoint
+        A trained model.
+    loader
+        The val split, whole, without shuffling and augmentation.
+    device
+        The loader's.
+    """
+    if checkpoint.calibration:
+        return checkpoint
+    before = evaluate(checkpoint.build().to(device), loader, progress=False).histogram
+    correction = before.fit()
+    changed = replace(checkpoint, weights=corrected(checkpoint.weights, correction))
+    model = changed.build().to(device)
+    after = evaluate(model, loader, progress=False).histogram
+    threshold = after.best_threshold()
+    metrics = evaluate(model, loader, threshold=threshold, progress=False).metrics
+    return replace(
+        changed,
+        threshold=threshold,
+        metrics=metrics.to_dict(),
+        calibration={
+            **asdict(correction),
+            "error_before": before.reliability().error_unsure,
+            "error": after.reliability().error_unsure,
+        },
+    )
 
 
 @dataclass(frozen=True)

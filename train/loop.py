@@ -21,10 +21,11 @@ from train.batch import LoaderConfig
 from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file
 from train.config import AugmentConfig, TrainConfig
 from train.distributed import Processes, distribute, join_processes
-from train.evaluate import evaluate
+from train.evaluate import calibrate, evaluate
 from train.loader import Loader, decoding_threads, open_loader, read_spec, resolve_loader
 from train.loss import bce_dice
 from train.model import UNet, flop_count, parameter_count, to_channels_last
+from train.optimizer import build_optimizers
 from train.order import SplitOrder
 from train.report import plot_history, save_predictions
 from train.run_folder import (
@@ -80,9 +81,11 @@ def _fit(
     if spec.size % config.model.stride:
         problem = f"holds {spec.size}-pixel squares; this network needs a multiple of"
         raise InputError(config.shards, f"{problem} {config.model.stride}", "Change --depth")
-    loader = _open(config, "train", processes, device)
+    loader = _open(config, config.augment, "train", processes, device)
+    soft_loader = _open(config, config.augment.softened(), "train", processes, device)
+    settled = config.epochs - round(config.settle * config.epochs)
     has_val = Manifest.load(config.shards).splits["val"].samples > 0
-    val_loader = _open(config, "val" if has_val else "train", processes, device, evaluation=True)
+    val_loader = _open(config, None, "val" if has_val else "train", processes, device)
     steps, warmup = config.epochs * loader.steps, round(config.warmup * loader.steps)
 
     # Set up: model, averaged weights, optimiser.
@@ -92,7 +95,9 @@ def _fit(
     trained = distribute(model, processes, device)
     if config.compile:
         trained = torch.compile(trained)  # type: ignore[assignment]
-    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.lr, fused=True)
+    optimizers = build_optimizers(
+        model, muon_lr=config.muon_lr, lr=config.lr, weight_decay=config.weight_decay
+    )
     amp_type = amp_dtype(config.amp, device)
     scaler = torch.amp.GradScaler(device.type, enabled=amp_type is torch.float16)
 
@@ -109,7 +114,8 @@ def _fit(
         state = checkpoint.training
         model.load_state_dict(state["model"])
         average.load_state_dict(checkpoint.weights)
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, content in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(content)
         scaler.load_state_dict(state["scaler"])
         history = history_from(state["history"])
     elif processes.is_first and (aside := set_aside(config.output)):
@@ -135,25 +141,27 @@ def _fit(
         quiet = None if processes.is_first else True
         with tqdm(total=loader.steps, unit="batch", desc=f"epoch {epoch + 1}/{config.epochs}",
                   disable=quiet, leave=False) as bar:  # fmt: skip
-            batches = loader.epoch(epoch)
+            batches = (loader if epoch < settled else soft_loader).epoch(epoch)
             for step in range(loader.steps):
                 asked = time.perf_counter()
                 batch = next(batches)
                 waited += time.perf_counter() - asked
 
-                lr = learning_rate(epoch * loader.steps + step, steps, warmup, config.lr)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
+                rate = learning_rate(epoch * loader.steps + step, steps, warmup)
+                for group in (g for optimizer in optimizers for g in optimizer.param_groups):
+                    group["lr"] = rate * group["peak"]
                 context = torch.autocast(device.type, amp_type) if amp_type else nullcontext()
                 with context:
                     loss = bce_dice(trained(batch.images), batch.masks)
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 if config.clip:
-                    scaler.unscale_(optimizer)
+                    for optimizer in optimizers:
+                        scaler.unscale_(optimizer)
                     nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-                scaler.step(optimizer)
+                for optimizer in optimizers:
+                    scaler.step(optimizer)
                 scaler.update()
-                optimizer.zero_grad(set_to_none=True)
+                model.zero_grad(set_to_none=True)
                 update_average(average, model, ema_decay(epoch * loader.steps + step, config.ema))
                 total += loss.detach()
 
@@ -166,9 +174,9 @@ def _fit(
                         problem = f"loss is {logged} in epoch {epoch + 1}, step {step + 1}"
                         raise InputError("training", problem, "Lower --lr, or try --amp off")
                     seconds = time.perf_counter() - started
-                    rate = (step + 1) * config.batch / seconds
+                    speed = (step + 1) * config.batch / seconds
                     bar.set_postfix(
-                        loss=f"{logged:.4f}", img_s=f"{rate:.1f}", wait=f"{waited / seconds:.1%}"
+                        loss=f"{logged:.4f}", img_s=f"{speed:.1f}", wait=f"{waited / seconds:.1%}"
                     )
             for _ in batches:  # let the loader end its epoch
                 pass
@@ -180,7 +188,7 @@ def _fit(
         history.append(EpochRecord(
             epoch=epoch + 1, loss=float(processes.mean(total)) / loader.steps,
             val_loss=evaluation.loss, val_f1=figures.f1, val_iou=figures.iou,
-            val_mean_iou=figures.mean_iou, lr=lr, seconds=seconds,
+            val_mean_iou=figures.mean_iou, lr=rate * config.lr, seconds=seconds,
             images_per_second=loader.steps * config.batch / seconds, waiting=waited / seconds,
         ))  # fmt: skip
 
@@ -192,7 +200,8 @@ def _fit(
                 epoch=epoch + 1,
                 training={
                     "decides": decides, "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                    "scaler": scaler.state_dict(),
                     "history": [asdict(record) for record in history],
                 },
             )  # fmt: skip
@@ -210,7 +219,10 @@ def _fit(
     best = _best(history)
     if processes.is_first and len(history) == config.epochs:
         finished = Checkpoint.load(config.output / MODEL_FILE, device)
-        alone = _open(config, "val" if has_val else "train", Processes(), device, evaluation=True)
+        alone = _open(config, None, "val" if has_val else "train", Processes(), device)
+        if has_val and not finished.calibration:
+            finished = calibrate(finished, alone, device)
+            finished.save(config.output / MODEL_FILE)
         save_predictions(
             finished.build().to(device), alone, finished, config.output / PREDICTIONS_PLOT
         )
@@ -221,31 +233,24 @@ def _fit(
 
 def _open(
     config: TrainConfig,
+    augment: AugmentConfig | None,
     split: str,
     processes: Processes,
     device: torch.device,
-    *,
-    evaluation: bool = False,
 ) -> Loader:
+    """Open a split: for training, or, without `augment`, for evaluation."""
+    spec = read_spec(config.shards)
     order = SplitOrder.read(
-        config.shards, split, config.batch, shuffle=not evaluation, seed=config.seed,
+        config.shards, split, config.batch, shuffle=augment is not None, seed=config.seed,
         rank=processes.rank, world=processes.world,
     )  # fmt: skip
-    augment = AugmentConfig.off() if evaluation else config.augment
-    loader = LoaderConfig(
-        order, read_spec(config.shards), augment, device, decoding_threads(config.threads)
-    )
+    window = None
+    if augment and config.crop:
+        window = config.crop.window(spec.size, config.model.stride)
+    augment = augment or AugmentConfig.off()
+    threads = decoding_threads(config.threads)
+    loader = LoaderConfig(order, spec, augment, device, threads, window)
     return open_loader(loader, config.loader)
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay convolution weights only: biases and normalisation have no scale to lose."""
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    return [
-        {"params": weights, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
 
 
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from train.config import ModelConfig
 
+_FINE = 4  # channels that the coarse part hands to each pixel
+
 
 class _Block(nn.Sequential):
     """Twice: 3 x 3 convolution, batch normalisation (Ioffe and Szegedy, 2015), ReLU."""
@@ -29,11 +31,12 @@ def _convolution(channels_in: int, channels_out: int, stride: int = 1) -> tuple[
 
 
 class UNet(nn.Module):
-    """Encoder, decoder with skip connections, and a 1 x 1 head.
+    """Encoder, decoder with skip connections, and a head as fine as the input.
 
     The stem shrinks the picture by its stride before the first full-width convolution, which is
-    where a U-Net spends its time; the head predicts stem x stem pixels at each place and lays
-    them out (pixel shuffle: Shi et al., CVPR 2016), so the output is as fine as the input.
+    where a U-Net spends its time. At the end the features of stem x stem pixels are laid out
+    (pixel shuffle: Shi et al., CVPR 2016) and, where `detail` is not 0, joined by a few channels
+    that look at the picture itself: lids are thinner than two pixels.
     """
 
     def __init__(self, config: ModelConfig | None = None) -> None:
@@ -56,8 +59,13 @@ class UNet(nn.Module):
             for here, below in zip(widths, widths[1:], strict=False)
         )
         self.decoder = nn.ModuleList(_Block(2 * here, here) for here in widths[:-1])
-        self.head = nn.Conv2d(config.width, config.stem**2, 1)
+        fine = _FINE if config.detail else 1
+        self.coarse = nn.Conv2d(config.width, fine * config.stem**2, 1)
         self.shuffle = nn.PixelShuffle(config.stem)
+        if config.detail:
+            self.detail = nn.Sequential(*_convolution(3, config.detail))
+            self.merge = nn.Sequential(*_convolution(config.detail + fine, config.detail))
+            self.head = nn.Conv2d(config.detail, 1, 1)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -69,7 +77,13 @@ class UNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        nn.init.constant_(self.head.bias, -4.6)  # type: ignore[arg-type]
+        nn.init.zeros_(self.coarse.bias)  # type: ignore[arg-type]
+        nn.init.constant_(self.last.bias, -4.6)  # type: ignore[arg-type]
+
+    @property
+    def last(self) -> nn.Conv2d:
+        """The convolution that gives the logits."""
+        return self.head if self.config.detail else self.coarse
 
     def forward(self, images: Tensor) -> Tensor:
         """Predict eye logits.
@@ -94,7 +108,9 @@ class UNet(nn.Module):
         for level in reversed(range(self.config.depth)):
             joined = torch.cat([self.up[level](features), skips[level]], dim=1)
             features = self.decoder[level](joined)
-        logits: Tensor = self.shuffle(self.head(features))
+        logits: Tensor = self.shuffle(self.coarse(features))
+        if self.config.detail:
+            logits = self.head(self.merge(torch.cat([logits, self.detail(images)], dim=1)))
         return logits
 
 
@@ -135,8 +151,9 @@ def fold_batch_norm(model: UNet) -> UNet:
         return nn.Sequential(*modules)
 
     model.eval()
-    if isinstance(model.stem, nn.Sequential):
-        model.stem = fold(model.stem)
+    for name in ("stem", "detail", "merge"):
+        if isinstance(part := getattr(model, name, None), nn.Sequential):
+            setattr(model, name, fold(part))
     for blocks in (model.encoder, model.decoder):
         for level, block in enumerate(blocks):
             assert isinstance(block, nn.Sequential)

@@ -15,9 +15,9 @@ import numpy as np
 
 from preprocess.errors import InputError
 from preprocess.stream import stream_samples
-from train.augment import augment, draw
+from train.augment import Draw, augment
 from train.batch import Batch, LoaderConfig
-from train.config import AugmentConfig
+from train.batch_draw import BatchDraw
 from train.decode import binarise, decode_sample, normalise
 from train.order import Segment
 
@@ -32,6 +32,7 @@ class PortableLoader:
         self._config = config
         self.samples = config.order.samples
         self.steps = config.order.steps
+        self._draw = BatchDraw(config)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, counted from 0.
@@ -48,7 +49,11 @@ class PortableLoader:
         with ThreadPoolExecutor(self._config.threads) as pool:
             while True:
                 for step, (keys, first) in islice(steps, _AHEAD + 1 - len(ahead)):
-                    work = self._decoder(epoch, step, first)
+                    work = Decoder(
+                        self._config,
+                        self._draw(epoch, step, first, keys, len(keys)),
+                        (epoch, step, first),
+                    )
                     jobs = [
                         pool.submit(work, row, *parts)
                         for row, parts in enumerate(islice(samples, len(keys)))
@@ -58,10 +63,6 @@ class PortableLoader:
                     return
                 keys, jobs = ahead.popleft()
                 yield self._collate(keys, [job.result() for job in jobs])
-
-    def _decoder(self, epoch: int, step: int, first: int) -> Decoder:
-        config = self._config
-        return Decoder(config, (config.order.seed, epoch, step), first)
 
     def _collate(self, keys: tuple[str, ...], pairs: list[Pair]) -> Batch:
         images = normalise(np.stack([image for image, _ in pairs]), self._config.spec)
@@ -77,23 +78,23 @@ class PortableLoader:
 class Decoder:
     """Decodes and augments the samples of one batch."""
 
-    def __init__(self, config: LoaderConfig, seed: tuple[int, int, int], first: int) -> None:
-        self._seed, self._first = seed, first
-        self._size = config.spec.size
-        self._numbers = None
-        if config.augment != AugmentConfig.off():
-            self._numbers = draw(config.augment, self._size, config.order.batch, seed)
+    def __init__(
+        self, config: LoaderConfig, numbers: Draw | None, place: tuple[int, int, int]
+    ) -> None:
+        self._config, self._numbers = config, numbers
+        self._epoch, self._step, self._first = place
 
     def __call__(self, row: int, name: str, jpg: bytes, png: bytes) -> Pair:
         """Return image and mask of one sample, row `row` of this process's batch."""
         image, mask = decode_sample(jpg, png, name)
-        if image.shape != (self._size, self._size, 3) or mask.shape != image.shape[:2]:
+        size = self._config.spec.size
+        if image.shape != (size, size, 3) or mask.shape != image.shape[:2]:
             problem = f"image is {image.shape}, mask {mask.shape}"
             raise InputError(name, problem, "Pack again: `make shards`")
         if self._numbers is not None:
-            place = self._first + row
-            pattern = hash((*self._seed, place)) & 0xFFFFFFFF
-            image, mask = augment(image, mask, self._numbers, place, pattern)
+            seed = (self._config.order.seed, self._epoch, self._step, self._first + row)
+            pattern = hash(seed) & 0xFFFFFFFF
+            image, mask = augment(image, mask, self._numbers, row, pattern, self._config.window)
         return image, mask
 
 

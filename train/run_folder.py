@@ -18,6 +18,8 @@ HISTORY_FILE = "history.jsonl"
 HISTORY_PLOT = "training_history.png"
 PREDICTIONS_PLOT = "sample_predictions.png"
 _TENSORBOARD = "tensorboard"
+_EVALUATION_FILES = ("evaluation_*.json", "reliability_*.png", "stress_*", "best_*.png",
+                     "median_*.png", "worst_*.png")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def set_aside(output: Path) -> Path | None:
     paths = [output / name for name in names] + epoch_files(output)
     paths = [path for path in paths if path.exists()]
     if paths:
-        paths += [*output.glob("evaluation_*.json"), *output.glob("worst_*.png")]
+        for pattern in _EVALUATION_FILES:
+            paths += output.glob(pattern)
     if not paths:
         return None
     number = 1

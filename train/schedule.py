@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 
-def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
+def learning_rate(step: int, steps: int, warmup: int, peak: float = 1.0) -> float:
     """Rise linearly over `warmup` steps, then fall along a half cosine to 1 percent of the peak.
 
     Half-cosine decay: Loshchilov and Hutter, ICLR 2017.

@@ -1,0 +1,92 @@
+"""Histograms of logits: thresholds, reliability and the correction, against plain arithmetic."""
+
+import numpy as np
+import pytest
+import torch
+
+from train.calibration import Correction, LogitHistogram, corrected, logit_counts
+from train.config import ModelConfig
+from train.metrics import metrics_of, pixel_counts
+from train.model import UNet
+
+
+def pixels(
+    count: int, scale: float = 1.0, shift: float = 0.0, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw logits whose true probability is sigmoid((logit - shift) / scale)."""
+    rng = np.random.default_rng(seed)
+    true = rng.normal(-1, 2.5, count)
+    eye = rng.random(count) < 1 / (1 + np.exp(-true))
+    shape = (1, 1, 1, count)
+    logits = torch.tensor(true * scale + shift, dtype=torch.float32).view(shape)
+    return logits, torch.tensor(eye, dtype=torch.float32).view(shape)
+
+
+def histogram(logits: torch.Tensor, masks: torch.Tensor) -> LogitHistogram:
+    return LogitHistogram(logit_counts(logits, masks).numpy())
+
+
+def test_every_pixel_is_counted_once_however_large_its_logit() -> None:
+    logits = torch.tensor([-1e9, -25.0, -0.001, 0.0, 3.0, 25.0, 1e9]).view(1, 1, 1, -1)
+    masks = torch.tensor([0.0, 1, 0, 1, 1, 0, 1]).view(1, 1, 1, -1)
+    counts = logit_counts(logits, masks)
+    assert counts.sum(dim=1).tolist() == [3, 4]
+    assert counts[0, 0] == counts[1, 0] == 1
+    assert counts[0, -1] == counts[1, -1] == 1
+
+
+def test_f1_of_a_threshold_is_the_f1_of_the_metrics() -> None:
+    logits, masks = pixels(20_000)
+    thresholds, f1 = histogram(logits, masks).f1_by_threshold()
+    for place in (1500, 2000, 2300):
+        metrics = metrics_of(pixel_counts(logits, masks, float(thresholds[place])))
+        assert f1[place] == pytest.approx(metrics.f1, abs=2e-3)
+
+
+def test_best_threshold_beats_its_neighbours_and_keeps_to_half_where_all_are_equal() -> None:
+    logits, masks = pixels(50_000, shift=1.0)
+    best = histogram(logits, masks).best_threshold()
+    scores = {
+        t: metrics_of(pixel_counts(logits, masks, t)).f1 for t in (0.2, 0.35, best, 0.75, 0.9)
+    }
+    assert max(scores, key=lambda t: scores[t]) == best
+    sure = torch.tensor([-9.0, 9.0]).view(1, 1, 1, 2)
+    assert histogram(sure, (sure > 0).float()).best_threshold() == pytest.approx(0.5, abs=0.003)
+
+
+def test_correction_finds_the_scale_and_shift_that_were_put_in() -> None:
+    before = histogram(*pixels(200_000, scale=2.5, shift=-0.8))
+    correction = before.fit()
+    assert correction.scale == pytest.approx(1 / 2.5, rel=0.03)
+    assert correction.shift == pytest.approx(0.8 / 2.5, abs=0.03)
+    logits, masks = pixels(200_000, scale=2.5, shift=-0.8, seed=1)
+    after = histogram(logits * correction.scale + correction.shift, masks)
+    assert after.reliability().error_unsure < 0.02
+    assert histogram(logits, masks).reliability().error_unsure > 0.1
+
+
+def test_without_eyes_nothing_is_corrected() -> None:
+    logits, masks = pixels(1000)
+    assert histogram(logits, masks * 0).fit() == Correction(1.0, 0.0)
+
+
+def test_reliability_tells_shares_and_errors() -> None:
+    # 100 pixels at 0.9, of which half are an eye.
+    logits = torch.full((1, 1, 1, 100), float(np.log(9)))
+    masks = (torch.arange(100) < 50).float().view(1, 1, 1, 100)
+    reliability = histogram(logits, masks).reliability(bins=10)
+    assert sum(reliability.pixels) == 100
+    (place,) = np.flatnonzero(reliability.pixels)
+    assert reliability.predicted[place] == pytest.approx(0.9, abs=2e-3)
+    assert reliability.observed[place] == pytest.approx(0.5)
+    assert reliability.error == reliability.error_unsure == pytest.approx(0.4, abs=2e-3)
+
+
+@pytest.mark.parametrize("detail", [0, 4])
+def test_correction_folded_into_the_last_layer_acts_on_the_logits(detail: int) -> None:
+    model = UNet(ModelConfig(4, 1, 2, detail)).eval()
+    images = torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        before = model(images)
+        model.load_state_dict(corrected(model.state_dict(), Correction(0.5, 0.25)))
+        torch.testing.assert_close(model(images), before * 0.5 + 0.25, rtol=1e-4, atol=1e-4)

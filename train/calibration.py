@@ -1,0 +1,160 @@
+"""What a probability is worth: reliability, a correction fitted on val, and the threshold.
+
+Everything is computed from two histograms of the logits, one for background and one for eye
+pixels, so a split of any size needs one pass and 64 KB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Floats = npt.NDArray[np.float64]
+
+# Bins of the logit: 0.01 wide, so a probability is known to a quarter of a percent.
+_LIMIT = 20.0
+_BINS = 4000
+# Pixels that a network is sure about, and there are 99 in 100 of them, hide how well the others
+# are calibrated: those between these probabilities are looked at on their own.
+_UNSURE = (0.02, 0.98)
+
+
+def logit_counts(logits: Tensor, masks: Tensor) -> Tensor:
+    """Count pixels by logit and truth, on the tensors' device.
+
+    Parameters
+    ----------
+    logits, masks
+        N x 1 x H x W; masks are 0 or 1.
+
+    Returns
+    -------
+    torch.Tensor
+        2 x 4000 int64: background and eye pixels in each bin of the logit, -20 to 20.
+    """
+    bins = ((logits.float() + _LIMIT) * (_BINS / (2 * _LIMIT))).long().clamp(0, _BINS - 1)
+    both = bins + _BINS * (masks >= 0.5).long()
+    return torch.bincount(both.flatten(), minlength=2 * _BINS).view(2, _BINS)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A logit's scale and shift (Platt, 1999); 1 and 0 change nothing."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Pixels by predicted probability.
+
+    Attributes
+    ----------
+    predicted, observed
+        Mean probability of each bin, and the share of its pixels that are an eye, 0..1.
+    pixels
+        How many there are.
+    error
+        Expected calibration error (Naeini et al., AAAI 2015): mean distance of the two, weighted
+        by pixels; over all of them.
+    error_unsure
+        The same over pixels between 2 and 98 percent only.
+    """
+
+    predicted: tuple[float, ...]
+    observed: tuple[float, ...]
+    pixels: tuple[int, ...]
+    error: float
+    error_unsure: float
+
+
+class LogitHistogram:
+    """Pixels of a split by logit and truth.
+
+    Parameters
+    ----------
+    counts
+        2 x 4000, from `logit_counts`, summed over batches.
+    """
+
+    def __init__(self, counts: npt.NDArray[np.int64]) -> None:
+        self.counts = counts
+        width = 2 * _LIMIT / _BINS
+        self._edges = -_LIMIT + width * np.arange(_BINS, dtype=np.float64)
+        self._logits = self._edges + width / 2
+
+    def f1_by_threshold(self) -> tuple[Floats, Floats]:
+        """Return thresholds on the probability, and the F1 from pixel counts at each."""
+        marked = self.counts[:, ::-1].cumsum(axis=1)[:, ::-1].astype(np.float64)
+        hit, false = marked[1], marked[0]
+        whole = hit + false + self.counts[1].sum()
+        return _sigmoid(self._edges), np.where(whole > 0, 2 * hit / np.maximum(whole, 1), 1.0)
+
+    def best_threshold(self) -> float:
+        """Return the threshold of the highest F1; the one nearest to 0.5 of those as good."""
+        thresholds, f1 = self.f1_by_threshold()
+        sound = np.where((thresholds > 0.05) & (thresholds < 0.95), f1, -1.0)
+        as_good = thresholds[sound >= sound.max() - 1e-9]
+        return round(float(as_good[np.abs(as_good - 0.5).argmin()]), 4)
+
+    def fit(self) -> Correction:
+        """Fit scale and shift of the logit by maximum likelihood (Newton's method).
+
+        Without both kinds of pixels there is nothing to fit, and nothing is changed.
+        """
+        background, eye = self.counts.astype(np.float64)
+        if not (background.sum() and eye.sum()):
+            return Correction()
+        design = np.stack([self._logits, np.ones(_BINS)])
+        total, solution = background + eye, np.array([1.0, 0.0])
+        for _ in range(50):
+            p = _sigmoid(solution @ design)
+            slope = design @ (total * p - eye)
+            curve = (design * (total * p * (1 - p))) @ design.T + 1e-6 * np.eye(2)
+            step = np.linalg.solve(curve, slope)
+            solution = solution - np.clip(step, -1, 1)
+            if np.abs(step).max() < 1e-9:
+                break
+        scale, shift = (float(value) for value in solution)
+        # An inverted or collapsed fit is worse than none (a network that has learned nothing).
+        return Correction(scale, shift) if 0.1 < scale < 10 else Correction()
+
+    def reliability(self, bins: int = 20) -> Reliability:
+        """Sort the pixels into bins of equal width in probability."""
+        p = _sigmoid(self._logits)
+        total = self.counts.sum(axis=0).astype(np.float64)
+        eye = self.counts[1].astype(np.float64)
+        place = np.minimum((p * bins).astype(int), bins - 1)
+
+        def by_bin(values: Floats) -> Floats:
+            return np.bincount(place, values, bins).astype(np.float64)
+
+        pixels, hits, sums = by_bin(total), by_bin(eye), by_bin(total * p)
+        there = np.maximum(pixels, 1)
+        unsure = (p > _UNSURE[0]) & (p < _UNSURE[1])
+        gaps = np.abs(by_bin((total * p - eye) * unsure))
+        return Reliability(
+            predicted=tuple((sums / there).tolist()),
+            observed=tuple((hits / there).tolist()),
+            pixels=tuple(int(n) for n in pixels),
+            error=float(np.abs(sums - hits).sum() / max(1.0, pixels.sum())),
+            error_unsure=float(gaps.sum() / max(1.0, float((total * unsure).sum()))),
+        )
+
+
+def _sigmoid(values: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-values)), np.float64)
+
+
+def corrected(weights: dict[str, Tensor], correction: Correction) -> dict[str, Tensor]:
+    """Fold a correction into the last layer of a U-Net's state dict: no cost when it is used."""
+    changed = dict(weights)
+    last = "head" if "head.weight" in weights else "coarse"
+    changed[f"{last}.weight"] = weights[f"{last}.weight"] * correction.scale
+    changed[f"{last}.bias"] = weights[f"{last}.bias"] * correction.scale + correction.shift
+    return changed
