@@ -14,6 +14,8 @@ IMAGE  ?=
 SAMPLES ?= 400
 OUTPUT ?= output
 RESUME ?=
+STRESS ?=
+RECIPE_EPOCHS := 80
 
 SAMPLE := data/sample
 SOURCE := $(or $(DATA),$(SAMPLE))
@@ -25,7 +27,7 @@ TRAIN_ARGS := --shards $(SHARDS) --output $(OUTPUT) --epochs $(EPOCHS) --batch $
 	--device $(DEVICE) --loader $(LOADER)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sample shards train evaluate infer test lint bench clean FORCE
+.PHONY: help venv sample shards train evaluate weights infer test lint bench clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -76,13 +78,21 @@ $(OUTPUT)/.settings: FORCE
 	@mkdir -p $(OUTPUT)
 	@echo '$(TRAIN_ARGS)' | cmp -s - $@ || echo '$(TRAIN_ARGS)' > $@
 
-evaluate: $(SHARDS)/manifest.json ## figures of MODEL on SPLIT, and its worst pictures
+evaluate: $(SHARDS)/manifest.json ## figures of MODEL on SPLIT, plots and pictures (STRESS=1: harder ones too)
 	@$(PY) -m train evaluate --shards $(SHARDS) --split $(SPLIT) --model $(MODEL) \
-		--device $(DEVICE) --loader $(LOADER)
+		--device $(DEVICE) --loader $(LOADER) $(if $(STRESS),--stress)
 
-infer: $(VENV)/.installed ## cut the eyes out of IMAGE
+weights: $(SHARDS)/manifest.json ## train the bundled weights anew from DATA, by docs/recipe.md
+	@test -n "$(DATA)" || { echo "Error: DATA is empty. Give CelebAMask-HQ: make weights DATA=..." >&2; exit 2; }
+	@$(PY) -m train --shards $(SHARDS) --output $(OUTPUT)/weights --epochs $(RECIPE_EPOCHS) --resume \
+		--device $(DEVICE) --loader $(LOADER)
+	@$(PY) -m train export --model $(OUTPUT)/weights/eye_segmentation_model.pth \
+		--output infer/weights/eyes.safetensors
+
+infer: $(VENV)/.installed ## cut the eyes out of IMAGE (with the bundled weights, or MODEL)
 	@test -n "$(IMAGE)" || { echo "Error: IMAGE is empty. Give one: make infer IMAGE=x.jpg" >&2; exit 2; }
-	@$(PY) -m infer --image "$(IMAGE)" --model $(MODEL) --device $(DEVICE)
+	@$(PY) -m infer --image "$(IMAGE)" $(if $(filter command% environment%,$(origin MODEL)),--model $(MODEL)) \
+		--device $(DEVICE)
 
 test: lint ## the whole suite
 	$(PY) -m pytest

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from preprocess.errors import InputError
-from train.config import AugmentConfig, Effect, ModelConfig, TrainConfig, model_config
+from train.config import AugmentConfig, Crop, Effect, ModelConfig, TrainConfig, Window, model_config
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,21 @@ def test_place_and_machine_do_not_decide_the_weights() -> None:
     there = TrainConfig(Path("b"), output=Path("y"), threads=8, loader="portable")
     assert here.decides() == there.decides()
     assert here.decides() != TrainConfig(Path("a"), lr=0.5).decides()
+
+
+def test_crop_is_whole_strides_inside_the_picture() -> None:
+    assert Crop().window(256, 32) == Window(128, 160, 0.15)
+    assert Crop().window(96, 32) == Window(64, 64, 0.15)
+    assert Crop(1, 1).window(64, 16) == Window(64, 64, 0.15)
+    assert Crop(0.1, 0.1).window(64, 32) == Window(32, 32, 0.15)
+    assert Crop.parse("0.25x0.5") == Crop(0.25, 0.5)
+    assert Crop.parse("off") is None
+
+
+def test_softened_augmentation_is_half_as_much() -> None:
+    augment = AugmentConfig()
+    soft = augment.softened()
+    assert soft.flip == augment.flip
+    assert soft.rotation == Effect(augment.rotation.probability, augment.rotation.strength / 2)
+    assert soft.blur == Effect(augment.blur.probability / 2, augment.blur.strength)
+    assert AugmentConfig.off().softened() == AugmentConfig.off()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from train.checkpoint import MODEL_FILE
+from train.checkpoint import MODEL_FILE, Checkpoint
 from train.cli import main
 from train.config import ModelConfig, TrainConfig
 from train.evaluate import evaluate_checkpoint
@@ -38,7 +38,32 @@ def test_evaluate_prints_a_table_and_writes_json_and_grid(
     content = json.loads((tmp_path / f"evaluation_{name}.json").read_bytes())
     assert content["metrics"]["images"] == {"test": 2, "train": 20}[split]
     assert len(content["iou"]) == content["metrics"]["images"]
-    assert (tmp_path / f"worst_{name}.png").stat().st_size > 1000
+    assert 0 <= content["reliability"]["error"] <= 1
+    for plot in ("reliability", "worst", "median", "best"):
+        assert (tmp_path / f"{plot}_{name}.png").stat().st_size > 1000
+    assert not list(tmp_path.glob("stress_*"))
+
+
+def test_stress_prints_a_table_and_writes_json_and_plot(
+    trained: Path, pack_root: Path, tmp_path: Path
+) -> None:
+    done = run("evaluate", "--shards", pack_root, "--model", trained, "--output", tmp_path,
+               "--stress")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in ("closing lids", "roll", "no eye: painted over", "medium"):
+        assert name in done.stdout
+    content = json.loads((tmp_path / f"stress_{pack_root.name}_test.json").read_bytes())
+    assert len(content["rows"]) == 13
+    assert (tmp_path / f"stress_{pack_root.name}_test.png").stat().st_size > 1000
+
+
+def test_training_ends_with_calibrated_weights(trained: Path, pack_root: Path) -> None:
+    checkpoint = Checkpoint.load(trained)
+    assert {"scale", "shift", "error", "error_before"} == checkpoint.calibration.keys()
+    evaluation = evaluate_checkpoint(trained, pack_root, "val", loader="portable").evaluation
+    assert evaluation.metrics.f1 == pytest.approx(checkpoint.metrics["f1"])
+    best = evaluation.histogram.best_threshold()
+    assert checkpoint.threshold == pytest.approx(best, abs=1e-3)
 
 
 def test_evaluation_does_not_depend_on_loader_batch_or_processes(
@@ -90,6 +115,9 @@ def test_figures_are_those_of_the_pixels(trained: Path, pack_root: Path) -> None
         (["--shards", "PACK", "--output", "out", "--device", "cuda:7"], "--device: is 'cuda:7'"),
         (["--shards", "PACK", "--output", "out", "--device", "tpu"], "--device: is 'tpu'"),
         (["--shards", "PACK", "--output", "out", "--epochs", "0"], "--epochs: is 0"),
+        (["--shards", "PACK", "--output", "out", "--crop", "big"], "--crop: is 'big'"),
+        (["--shards", "PACK", "--output", "out", "--crop", "2x1"], "--crop: is 2x1"),
+        (["--shards", "PACK", "--output", "out", "--settle", "2"], "--settle: is 2"),
         (["--shards", "PACK", "--output", "out", "--batch", "999"], "--batch: is 999"),
         (["--shards", "PACK", "--output", "out", "--augment", "blur=x"], "--augment blur=x"),
         (["--shards", "PACK", "--output", "out", "--tensorboard", "--epochs", "1", "--batch", "4"],

@@ -149,12 +149,3 @@ class LogitHistogram:
 
 def _sigmoid(values: Floats) -> Floats:
     return np.asarray(1 / (1 + np.exp(-values)), np.float64)
-
-
-def corrected(weights: dict[str, Tensor], correction: Correction) -> dict[str, Tensor]:
-    """Fold a correction into the last layer of a U-Net's state dict: no cost when it is used."""
-    changed = dict(weights)
-    last = "head" if "head.weight" in weights else "coarse"
-    changed[f"{last}.weight"] = weights[f"{last}.weight"] * correction.scale
-    changed[f"{last}.bias"] = weights[f"{last}.bias"] * correction.scale + correction.shift
-    return changed

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from preprocess.errors import InputError
 from train.batch import LoaderConfig
-from train.calibration import LogitHistogram, corrected, logit_counts
+from train.calibration import LogitHistogram, logit_counts
 from train.checkpoint import Checkpoint
 from train.config import AugmentConfig
 from train.distributed import Processes, join_processes
@@ -93,7 +93,7 @@ def evaluate(
 def calibrate(checkpoint: Checkpoint, loader: Loader, device: torch.device) -> Checkpoint:
     """Correct the probabilities of a model on val, and choose its threshold there.
 
-    The correction (`train.calibration.Correction`) goes into the weights of the head. A
+    The correction (`train.calibration.Correction`) goes into the weights. A
     checkpoint that has been through this comes back as it is.
 
     Parameters
@@ -109,7 +109,8 @@ def calibrate(checkpoint: Checkpoint, loader: Loader, device: torch.device) -> C
         return checkpoint
     before = evaluate(checkpoint.build().to(device), loader, progress=False).histogram
     correction = before.fit()
-    changed = replace(checkpoint, weights=corrected(checkpoint.weights, correction))
+    calibration = torch.tensor([correction.scale, correction.shift], device=device)
+    changed = replace(checkpoint, weights=checkpoint.weights | {"calibration": calibration})
     model = changed.build().to(device)
     after = evaluate(model, loader, progress=False).histogram
     threshold = after.best_threshold()

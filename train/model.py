@@ -34,10 +34,16 @@ class UNet(nn.Module):
     """Encoder, decoder with skip connections, and a head as fine as the input.
 
     The stem shrinks the picture by its stride before the first full-width convolution, which is
-    where a U-Net spends its time. At the end the features of stem x stem pixels are laid out
-    (pixel shuffle: Shi et al., CVPR 2016) and, where `detail` is not 0, joined by a few channels
-    that look at the picture itself: lids are thinner than two pixels.
+    where a U-Net spends its time. At the end the logits of stem x stem pixels are laid out (pixel
+    shuffle: Shi et al., CVPR 2016) and, where `detail` is not 0, corrected by a few channels that
+    look at the picture itself: lids are thinner than two pixels. It is a correction, a sum, so
+    that the coarse logits get their gradient directly: eight channels alone, cut off at zero, may
+    all turn against the eyes in the first steps and never come back.
+
+    The buffer `calibration`, scale and shift of the logits, is 1 and 0 while training.
     """
+
+    calibration: Tensor
 
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
@@ -66,24 +72,24 @@ class UNet(nn.Module):
             self.detail = nn.Sequential(*_convolution(3, config.detail))
             self.merge = nn.Sequential(*_convolution(config.detail + fine, config.detail))
             self.head = nn.Conv2d(config.detail, 1, 1)
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
         self._initialise()
 
     def _initialise(self) -> None:
-        """He initialisation; the head starts at the share of eye pixels, about 1 percent.
+        """He initialisation; the logits start at the share of eye pixels, about 1 percent.
 
-        The head's weights must not start near zero: the layers below then get hardly any
+        The coarse logits' weights must not start near zero: the layers below then get hardly any
         gradient, and the first hundreds of steps are lost.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         nn.init.zeros_(self.coarse.bias)  # type: ignore[arg-type]
-        nn.init.constant_(self.last.bias, -4.6)  # type: ignore[arg-type]
-
-    @property
-    def last(self) -> nn.Conv2d:
-        """The convolution that gives the logits."""
-        return self.head if self.config.detail else self.coarse
+        with torch.no_grad():
+            self.coarse.bias[: self.config.stem**2] = -4.6  # type: ignore[index]
+            if self.config.detail:
+                self.head.weight.mul_(0.1)
+                nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
         """Predict eye logits.
@@ -108,10 +114,12 @@ class UNet(nn.Module):
         for level in reversed(range(self.config.depth)):
             joined = torch.cat([self.up[level](features), skips[level]], dim=1)
             features = self.decoder[level](joined)
-        logits: Tensor = self.shuffle(self.coarse(features))
+        fine = self.shuffle(self.coarse(features))
+        logits: Tensor = fine[:, :1]
         if self.config.detail:
-            logits = self.head(self.merge(torch.cat([logits, self.detail(images)], dim=1)))
-        return logits
+            logits = logits + self.head(self.merge(torch.cat([fine, self.detail(images)], dim=1)))
+        scale, shift = self.calibration.unbind()
+        return logits * scale + shift
 
 
 def to_channels_last(model: UNet, device: torch.device | str | None = None) -> UNet:
