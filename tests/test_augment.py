@@ -157,7 +157,7 @@ def test_cover_hides_eyes_from_image_and_mask() -> None:
         assert np.array_equal(new_mask[outside], mask[outside])
         touched += new_mask.sum() < mask.sum()
         assert high <= 0.6 * SIZE + 1
-        assert wide <= 0.6 * SIZE + 1
+        assert wide <= 1.6 * 0.6 * SIZE + 1
     assert touched > 60
     shares = draw(only(hide=Effect(0.25, 0.6)), SIZE, (0,), eyes(4000)).hidden.mean()
     assert shares == pytest.approx(0.25, abs=0.03)

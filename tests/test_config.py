@@ -12,7 +12,7 @@ from train.config import AugmentConfig, Crop, Effect, ModelConfig, TrainConfig, 
     [
         ("blur=off", Effect(0.0, 0.0)),
         ("blur=0", Effect(0.0, 0.0)),
-        ("blur=1.5", Effect(0.1, 1.5)),
+        ("blur=1.5", Effect(0.2, 1.5)),
         ("blur=0.4:1.5", Effect(0.4, 1.5)),
     ],
 )
@@ -68,10 +68,10 @@ def test_place_and_machine_do_not_decide_the_weights() -> None:
 
 
 def test_crop_is_whole_strides_inside_the_picture() -> None:
-    assert Crop().window(256, 32) == Window(128, 160, 0.15)
-    assert Crop().window(96, 32) == Window(64, 64, 0.15)
-    assert Crop(1, 1).window(64, 16) == Window(64, 64, 0.15)
-    assert Crop(0.1, 0.1).window(64, 32) == Window(32, 32, 0.15)
+    assert Crop().window(256, 32) == Window(128, 160, 0.25)
+    assert Crop().window(96, 32) == Window(64, 64, 0.25)
+    assert Crop(1, 1).window(64, 16) == Window(64, 64, 0.25)
+    assert Crop(0.1, 0.1).window(64, 32) == Window(32, 32, 0.25)
     assert Crop.parse("0.25x0.5") == Crop(0.25, 0.5)
     assert Crop.parse("off") is None
 

@@ -23,7 +23,9 @@ _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, 
 _YIQ_TO_RGB = np.array([[1, 0.956, 0.621], [1, -0.272, -0.647], [1, -1.107, 1.705]])
 _MIDDLE = 128.0
 _HUE_DEGREES = 60.0
-_COVER_LEAST, _COVER_ANYWHERE = 0.08, 0.2  # of covers: smallest share of a side, how many off eyes
+_COVER_LEAST = 0.03  # of covers: smallest share of a side
+_COVER_BOTH, _COVER_ANYWHERE = 0.25, 0.15  # how many lie on both eyes, how many anywhere
+_BACKGROUND_ZOOM = 2.0  # crops of the background are enlarged up to so much more
 _BOTH_EYES, _SCATTER = 0.7, 0.3  # of crops: how many show both eyes, and how far off their centre
 
 
@@ -122,13 +124,13 @@ def draw(
     worst = 100 - config.jpeg.strength
     middle = np.full((count, 2), size / 2)
     if window:
-        source, target = _crop_places(rng, eyes, size, window)
+        source, target, anywhere = _crop_places(rng, eyes, size, window)
+        scale = scale * np.where(anywhere, rng.uniform(1, _BACKGROUND_ZOOM, count), 1)
     else:
         source, target = middle, middle + shift * size
     matrix = _matrices(flip, scale, stretch, angle, source, target)
-    height, width = (window.height, window.width) if window else (size, size)
     hidden = happens(config.hide)
-    anchor, extent, cover = _covers(rng, eyes, matrix, (height, width), config.hide.strength)
+    anchor, extent, cover = _covers(rng, eyes, size, config.hide.strength)
     still = ~flip & (scale == 1) & (stretch == 1) & (angle == 0) & (source == target).all(axis=1)
     return Draw(
         matrix=matrix.astype(np.float32),
@@ -153,8 +155,8 @@ def draw(
 
 def _crop_places(
     rng: np.random.Generator, eyes: Floats, size: int, window: Window
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Choose a point of each picture, N x 2, and where in the window it comes to lie, N x 2.
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Choose a point of each picture, N x 2, where in the window it lies, N x 2, if anywhere, N.
 
     The point is between the eyes, on one of them or, for the background, anywhere; it lies within
     0.3 of the window's sides from its centre.
@@ -165,36 +167,37 @@ def _crop_places(
     anywhere = rng.random((count, 1)) < window.background
     point = np.where(anywhere, rng.uniform(0, size, (count, 2)), point)
     sides = np.array([window.width, window.height])
-    return point, sides * (0.5 + rng.uniform(-_SCATTER, _SCATTER, (count, 2)))
+    place = sides * (0.5 + rng.uniform(-_SCATTER, _SCATTER, (count, 2)))
+    return point, place, anywhere[:, 0]
 
 
 def _covers(
-    rng: np.random.Generator,
-    eyes: Floats,
-    matrix: npt.NDArray[np.float64],
-    sides: tuple[int, int],
-    most: float,
+    rng: np.random.Generator, eyes: Floats, size: int, most: float
 ) -> tuple[Floats, Floats, Floats]:
-    """Choose a rectangle for each picture: corner and size (y, x), inside it, and a colour."""
-    count, whole = len(eyes), np.array(sides, np.float64)
+    """Choose a rectangle for each picture: corner and size (y, x), inside it, and a colour.
+
+    Most lie over a part of one eye, some over both, some anywhere.
+    """
+    count, least = len(eyes), min(_COVER_LEAST, most)
     one = eyes[np.arange(count), rng.integers(2, size=count)]
-    moved = np.linalg.solve(matrix[:, :2, :2], (one - matrix[:, :2, 2])[..., None])[..., 0]
-    anywhere = rng.random((count, 1)) < _COVER_ANYWHERE
-    centre = np.where(anywhere, rng.uniform(0, 1, (count, 2)) * whole, moved[:, ::-1])
-    least = min(_COVER_LEAST, most)
-    extent = (
-        np.exp(rng.uniform(np.log(least), np.log(most), (count, 2))) * whole
-        if most
-        else (np.zeros((count, 2)))
-    )
-    centre = centre + rng.uniform(-0.55, 0.55, (count, 2)) * extent
-    first = np.clip(np.rint(centre - extent / 2), 0, whole)
-    last = np.clip(np.rint(centre + extent / 2), 0, whole)
+    kind = rng.random((count, 1))
+    centre = np.where(kind < _COVER_BOTH, eyes.mean(axis=1), one)
+    centre = np.where(kind > 1 - _COVER_ANYWHERE, rng.uniform(0, size, (count, 2)), centre)
+    extent = np.zeros((count, 2))
+    if most:
+        extent = size * np.exp(rng.uniform(np.log(least), np.log(most), (count, 2)))
+        wide = size * most * rng.uniform([1.0, 0.2], [1.6, 0.9], (count, 2))
+        extent = np.where(kind < _COVER_BOTH, wide, extent)
+    off = np.where(kind < _COVER_BOTH, 0.15, 0.55)
+    centre = centre + off * rng.uniform(-1, 1, (count, 2)) * extent
+    first = np.clip(np.rint(centre - extent / 2), 0, size)
+    last = np.clip(np.rint(centre + extent / 2), 0, size)
     # Half of them in the colours of skin and hair, from light to dark.
     tone = rng.uniform(20, 240, (count, 1)) * np.array([1.0, 0.78, 0.64])
     skin = np.clip(tone + rng.normal(0, 10, (count, 3)), 0, 255)
     colour = np.where(rng.random((count, 1)) < 0.5, skin, rng.uniform(0, 255, (count, 3)))
-    return first.astype(np.float32), (last - first).astype(np.float32), colour.astype(np.float32)
+    corner, sides = first[:, ::-1], (last - first)[:, ::-1]
+    return corner.astype(np.float32), sides.astype(np.float32), colour.astype(np.float32)
 
 
 def _matrices(
@@ -244,15 +247,15 @@ def augment(
     image, mask
         Same types, and shapes unless cropped; the mask has intermediate levels along its edge.
     """
-    if numbers.moved[row]:
-        height, width = (window.height, window.width) if window else mask.shape
-        image, mask = (_warp(plane, numbers.matrix[row], height, width) for plane in (image, mask))
     if numbers.hidden[row]:
         top, left = numbers.anchor[row].astype(int)
         high, wide = numbers.extent[row].astype(int)
         box = slice(top, top + high), slice(left, left + wide)
         image, mask = image.copy(), mask.copy()
         image[box], mask[box] = np.rint(numbers.cover[row]), 0
+    if numbers.moved[row]:
+        height, width = (window.height, window.width) if window else mask.shape
+        image, mask = (_warp(plane, numbers.matrix[row], height, width) for plane in (image, mask))
     factor = np.float32(numbers.brightness[row])
     contrast = np.float32(numbers.contrast[row])
     if factor != 1 or contrast != 1:

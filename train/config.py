@@ -66,8 +66,8 @@ class Effect:
 class AugmentConfig:
     """The augmentations of training, in the order in which they are applied.
 
-    The geometric ones make one transform, applied to image and mask together, and so is `hide`; the
-    rest imitates cameras and file formats, and touches the image only.
+    The geometric ones make one transform, applied to image and mask together, and so is `hide`,
+    before it; the rest imitates cameras and file formats, and touches the image only.
 
     Attributes
     ----------
@@ -83,8 +83,8 @@ class AugmentConfig:
     translation
         Share of the side, in x and y (not of crops, which have a scatter of their own).
     hide
-        Cover a rectangle, mostly on an eye, of up to strength x the sides; what it hides is no
-        eye any more.
+        Cover a rectangle, mostly on an eye, of up to strength x the sides (half as much again
+        where it is to cover both); what it hides is no eye any more.
     light
         Brightness and contrast, each a factor in 1 +- strength.
     colour
@@ -105,11 +105,11 @@ class AugmentConfig:
     aspect: Effect = Effect(1.0, 0.5)
     rotation: Effect = Effect(1.0, 20.0)
     translation: Effect = Effect(1.0, 0.08)
-    hide: Effect = Effect(0.25, 0.7)
+    hide: Effect = Effect(0.35, 0.3)
     light: Effect = Effect(0.8, 0.3)
     colour: Effect = Effect(0.4, 0.3)
     grey: Effect = Effect(0.05, 1.0)
-    blur: Effect = Effect(0.1, 2.0)
+    blur: Effect = Effect(0.2, 3.5)
     noise: Effect = Effect(0.1, 12.0)
     jpeg: Effect = Effect(0.15, 70.0)
 
@@ -192,7 +192,7 @@ class Crop:
 
     height: float = 0.5
     width: float = 0.625
-    background: float = 0.15
+    background: float = 0.25
 
     def __post_init__(self) -> None:
         """Check the ranges."""

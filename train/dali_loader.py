@@ -160,15 +160,15 @@ def _augment(
     n = {name: drawn[number] for number, name in enumerate(names)}
     hidden, twisted, blurred = n["hidden"], n["twisted"], n["blurred"]
     noisy, compressed = n["noisy"], n["compressed"]
+    if hidden:
+        region = {"anchor": n["anchor"], "shape": n["extent"], "axis_names": "HW"}
+        image = fn.erase(image, fill_value=n["cover"], **region)
+        mask = fn.erase(mask, fill_value=0.0, **region)
     if window:
         size = (window.height, window.width)
         image, mask = (_warp(plane, n["matrix"], gpu, size) for plane in (image, mask))
     elif n["moved"]:
         image, mask = (_warp(plane, n["matrix"], gpu, None) for plane in (image, mask))
-    if hidden:
-        region = {"anchor": n["anchor"], "shape": n["extent"], "axis_names": "HW"}
-        image = fn.erase(image, fill_value=n["cover"], **region)
-        mask = fn.erase(mask, fill_value=0.0, **region)
     image = fn.brightness_contrast(
         image, brightness=n["brightness"], contrast=n["contrast"], contrast_center=128.0
     )
