@@ -1,4 +1,4 @@
-"""What to write for a photograph: panel, overlay or mask."""
+"""What to write for a photograph: panel, overlay, mask, soft mask, cut-out."""
 
 from __future__ import annotations
 
@@ -15,22 +15,35 @@ from preprocess.grid import grey_to_rgb, outline, tint
 from preprocess.image import RGB
 from preprocess.shards import atomic_file
 
-# Panels are for looking; a mask is always written at the photograph's own size.
+# Panels are for looking; everything else is written at the photograph's own size.
 TILE = 2048
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 class View(StrEnum):
-    """What is drawn."""
+    """What is drawn; the value is its name on the command line."""
 
-    PANEL = "photo | mask | overlay"
-    OVERLAY = "photo | overlay"
-    MASK = "mask"
+    PANEL = "panel"  # photo | mask | overlay
+    OVERLAY = "overlay"  # photo | overlay
+    MASK = "mask"  # 0 and 255
+    SOFT = "soft"  # probability, 0..255
+    CUTOUT = "cutout"  # the photo, transparent but for the eyes
 
     @property
-    def needs_photo(self) -> bool:
-        """Whether the photograph itself is in the picture."""
-        return self is not View.MASK
+    def shows(self) -> str:
+        """What is in the picture."""
+        return {
+            View.PANEL: "photo | mask | overlay",
+            View.OVERLAY: "photo | overlay",
+            View.MASK: "mask",
+            View.SOFT: "probability",
+            View.CUTOUT: "cut-out",
+        }[self]
+
+    @property
+    def is_for_looking(self) -> bool:
+        """Whether it may be smaller than the photograph, and lossy."""
+        return self in {View.PANEL, View.OVERLAY}
 
 
 def shrink(photo: RGB) -> RGB:
@@ -43,7 +56,9 @@ def shrink(photo: RGB) -> RGB:
     return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def draw(view: View, photo: RGB | None, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+def draw(
+    view: View, photo: RGB | None, probability: npt.NDArray[np.float32], threshold: float
+) -> npt.NDArray[np.uint8]:
     """Draw a view.
 
     Parameters
@@ -51,22 +66,42 @@ def draw(view: View, photo: RGB | None, mask: npt.NDArray[np.bool_]) -> npt.NDAr
     view
         What to draw.
     photo
-        H x W x 3 uint8 RGB; None for `View.MASK`.
-    mask
-        H x W bool.
+        H x W x 3 uint8 RGB; None for mask and soft mask.
+    probability
+        H x W float32, 0..1.
+    threshold
+        Probability from which a pixel is an eye.
 
     Returns
     -------
     numpy.ndarray
-        The mask as H x W uint8 of 0 and 255, or n tiles side by side, H x n W x 3 uint8 RGB.
+        Mask or soft mask, H x W uint8; cut-out, H x W x 4 uint8 RGBA; or n tiles side by side,
+        RGB uint8, with the longest side of a tile at most 2048 pixels.
     """
-    grey = mask.astype(np.uint8) * 255
+    if view is View.SOFT:
+        return _to_levels(probability)
+    grey = np.where(probability >= threshold, np.uint8(255), np.uint8(0))
     if view is View.MASK or photo is None:
         return grey
+    if view is View.CUTOUT:
+        return np.dstack([photo, grey])
+    photo = shrink(photo)
+    if photo.shape[:2] != grey.shape:
+        size = (photo.shape[1], photo.shape[0])
+        smaller = cv2.resize(probability, size, interpolation=cv2.INTER_AREA)
+        grey = np.where(smaller >= threshold, np.uint8(255), np.uint8(0))
     tiles = [photo, outline(tint(photo, grey), grey)]
     if view is View.PANEL:
         tiles.insert(1, grey_to_rgb(grey))
     return np.hstack(tiles)
+
+
+def _to_levels(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Scale 0..1 to 0..255, row by row: the photograph may have fifty megapixels."""
+    levels = np.empty(probability.shape, np.uint8)
+    for row, values in enumerate(probability):
+        levels[row] = np.rint(values * 255)
+    return levels
 
 
 def check_suffix(path: Path, view: View) -> None:
@@ -75,10 +110,10 @@ def check_suffix(path: Path, view: View) -> None:
     Raises
     ------
     InputError
-        Where the ending names no format, or a lossy one for a mask.
+        Where the ending names no format, or a lossy one for a mask or a cut-out.
     """
     suffix = path.suffix.lower()
-    allowed = [".png"] if view is View.MASK else list(_FORMATS)
+    allowed = list(_FORMATS) if view.is_for_looking else [".png"]
     if suffix not in allowed:
         raise InputError(path, f"ends in {suffix!r}", f"Expected {', '.join(allowed)}")
 

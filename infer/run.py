@@ -1,4 +1,7 @@
-"""Many photographs: decoding, the network and writing overlap; one bad file stops nothing."""
+"""Many photographs: decoding, face finding, the network and writing overlap.
+
+Batches go across photographs and faces. One bad file is a `Failure`; the others are done.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +9,58 @@ import glob
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from infer.output import View, draw, save, shrink
-from infer.predictor import Predictor
+from infer.output import View, draw, save
+from infer.predictor import Faces, Prediction, Predictor, Prepared
+from infer.record import save_record, to_record
 from preprocess.cores import usable_cores
 from preprocess.errors import DecodeError, InputError
-from preprocess.image import RGB, Geometry, decode_fitted, decode_rgb
+from preprocess.image import RGB, decode_fitted, decode_rgb
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 _BATCH = 8
+# Photographs that may be in memory at once, in pixels: some 10 bytes each.
+_PIXELS_IN_FLIGHT = 60e6
 
 
 @dataclass(frozen=True)
 class Job:
-    """One photograph and where its result goes."""
+    """One photograph and where its results go.
+
+    Attributes
+    ----------
+    photo
+        The file.
+    pictures
+        What to draw, and the file it goes to.
+    record
+        The JSON file, where one is wanted.
+    """
 
     photo: Path
-    result: Path
+    pictures: dict[View, Path] = field(default_factory=dict)
+    record: Path | None = None
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """All files that are written."""
+        return (*self.pictures.values(), *([self.record] if self.record else []))
 
 
 @dataclass(frozen=True)
 class Result:
-    """A photograph that was segmented, and whether any eye was found."""
+    """A photograph that was segmented: how many faces and eyes, and what to know about it."""
 
     job: Job
-    found: bool
+    faces: int
+    eyes: int
+    warning: str
 
 
 @dataclass(frozen=True)
@@ -49,9 +73,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class _Loaded:
-    job: Job
-    square: RGB
-    geometry: Geometry
+    prepared: Prepared
     photo: RGB | None
 
 
@@ -84,48 +106,86 @@ def find_photos(inputs: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def plan(photos: Sequence[Path], output: Path | None) -> list[Job]:
-    """Name the result of each photograph.
+def plan(
+    photos: Sequence[Path],
+    output: Path | None,
+    views: Sequence[View] = (View.PANEL,),
+    *,
+    json: bool = False,
+    overwrite: bool = True,
+) -> list[Job]:
+    """Name the results of each photograph.
 
-    One photograph's result is `output` itself (a folder is filled); several go into the folder
-    `output` as ``{stem}_eyes.png``, with the ending or a number added where stems collide.
+    One photograph's only picture is `output` itself; otherwise a folder is filled with
+    ``{stem}_eyes.png`` or, of several pictures, ``{stem}_eyes_{view}.png``, with the ending or a
+    number added where stems collide. JSON is named like the picture, ending in ``.json``.
+
+    Parameters
+    ----------
+    photos
+        Files.
+    output
+        File or folder; None takes ``eye_segmentation_result`` (.png).
+    views
+        What to draw.
+    json
+        Whether to write JSON too.
+    overwrite
+        Whether files that exist may be replaced.
 
     Raises
     ------
     InputError
-        Where several results are to go into one file, or a result would replace a photograph.
+        Where several results are to go into one file, a result would replace a photograph, or
+        something that exists and may not be replaced.
     """
     default = Path("eye_segmentation_result")
     if len(photos) == 1 and not (output and (output.is_dir() or not output.suffix)):
-        return _checked([Job(photos[0], output or default.with_suffix(".png"))])
-    folder = output or default
-    if folder.is_file() or (folder.suffix and not folder.is_dir()):
-        remedy = "Give --output a folder (a name without an ending)"
-        raise InputError(folder, f"is one file for {len(photos)} photographs", remedy)
-    names: dict[str, Path] = {}
-    jobs = []
-    for photo in photos:
-        name = f"{photo.stem}_eyes.png"
-        if name in names:
-            name = f"{photo.name.replace('.', '_')}_eyes.png"
-        number = 2
-        while name in names:
-            name, number = f"{photo.name.replace('.', '_')}_{number}_eyes.png", number + 1
-        names[name] = photo
-        jobs.append(Job(photo, folder / name))
-    return _checked(jobs)
+        base = output or default.with_suffix(".png")
+        jobs = [_job(photos[0], base, views, json)]
+    else:
+        folder = output or default
+        if folder.is_file() or (folder.suffix and not folder.is_dir()):
+            remedy = "Give --output a folder (a name without an ending)"
+            raise InputError(folder, f"is one file for {len(photos)} photographs", remedy)
+        jobs = []
+        names: set[str] = set()
+        for photo in photos:
+            stem, number = photo.stem, 2
+            if stem in names:
+                stem = photo.name.replace(".", "_")
+            while stem in names:
+                stem, number = f"{photo.name.replace('.', '_')}_{number}", number + 1
+            names.add(stem)
+            jobs.append(_job(photo, folder / f"{stem}_eyes.png", views, json))
+    return _checked(jobs, overwrite)
 
 
-def _checked(jobs: list[Job]) -> list[Job]:
+def _job(photo: Path, base: Path, views: Sequence[View], json: bool) -> Job:
+    pictures = {views[0]: base} if len(views) == 1 else {
+        view: base.with_name(f"{base.stem}_{view}{base.suffix}") for view in views
+    }  # fmt: skip
+    return Job(photo, pictures, base.with_suffix(".json") if json else None)
+
+
+def _checked(jobs: list[Job], overwrite: bool) -> list[Job]:
     photos = {job.photo.resolve() for job in jobs}
     for job in jobs:
-        if job.result.resolve() in photos:
-            problem = "is a photograph and would be overwritten by a result"
-            raise InputError(job.result, problem, "Give another --output")
+        for result in job.results:
+            if result.resolve() in photos:
+                problem = "is a photograph and would be overwritten by a result"
+                raise InputError(result, problem, "Give another --output")
+    there = [path for job in jobs for path in job.results if path.is_file()]
+    if there and not overwrite:
+        others = f" (and {len(there) - 1} other results)" if len(there) > 1 else ""
+        remedy = "Add --overwrite to replace, or give another --output"
+        raise InputError(there[0], f"exists already{others}", remedy)
     return jobs
 
 
-def run(predictor: Predictor, jobs: Sequence[Job], view: View) -> Iterator[Result | Failure]:
+def run(
+    predictor: Predictor, jobs: Sequence[Job], faces: Faces = "auto"
+) -> Iterator[Result | Failure]:
     """Segment photographs and write the results; yields in order, as they are done.
 
     Parameters
@@ -134,52 +194,112 @@ def run(predictor: Predictor, jobs: Sequence[Job], view: View) -> Iterator[Resul
         The network.
     jobs
         From `plan`.
-    view
-        What to write.
+    faces
+        "auto", "whole" or a number, as in `Predictor.predict`.
     """
-    waiting = iter(jobs)
-    loading: deque[tuple[Job, Future[_Loaded]]] = deque()
-    saving: deque[Future[Result | Failure]] = deque()
+    waiting = deque((job, _pixels(job.photo)) for job in jobs)
+    loading: deque[tuple[Job, float, Future[_Loaded]]] = deque()
+    saving: deque[tuple[float, Future[Result | Failure]]] = deque()
+    in_flight = 0.0
     with ThreadPoolExecutor(min(8, usable_cores())) as pool:
-        while True:
-            for job in islice(waiting, 2 * _BATCH - len(loading)):
-                loading.append((job, pool.submit(_load, job, predictor.spec.size, view)))
-            if not loading:
-                break
-            batch: list[_Loaded] = []
-            for job, decoded in [loading.popleft() for _ in range(min(_BATCH, len(loading)))]:
+        while waiting or loading:
+            while waiting and len(loading) < 2 * _BATCH:
+                pixels = waiting[0][1]
+                if in_flight and in_flight + pixels > _PIXELS_IN_FLIGHT:
+                    break
+                job, _ = waiting.popleft()
+                in_flight += pixels
+                loading.append((job, pixels, pool.submit(_load, predictor, job, faces)))
+            batch: list[tuple[Job, float, _Loaded | Failure]] = []
+            squares = 0
+            while loading and squares < _BATCH:
+                job, pixels, decoded = loading.popleft()
                 try:
-                    batch.append(decoded.result())
+                    loaded = decoded.result()
+                    squares += len(loaded.prepared.squares)
+                    batch.append((job, pixels, loaded))
                 except InputError as error:
-                    yield Failure(job, str(error))
-            if batch:
-                planes = predictor.probabilities([loaded.square for loaded in batch])
-                for loaded, plane in zip(batch, planes, strict=True):
-                    saving.append(pool.submit(_save, loaded, plane, predictor.threshold, view))
-            while len(saving) > _BATCH:
-                yield saving.popleft().result()
+                    batch.append((job, pixels, Failure(job, str(error))))
+            planes = iter(_segment(predictor, batch))
+            for job, pixels, loaded_or_failure in batch:
+                if isinstance(loaded_or_failure, Failure):
+                    saving.append((pixels, _done(loaded_or_failure)))
+                else:
+                    work = pool.submit(_finish, predictor, job, loaded_or_failure, next(planes))
+                    saving.append((pixels, work))
+            del batch
+            crowded = bool(waiting) and not loading
+            while saving and (crowded or len(saving) > _BATCH):
+                pixels, finished = saving.popleft()
+                yield finished.result()
+                in_flight -= pixels
         while saving:
-            yield saving.popleft().result()
+            yield saving.popleft()[1].result()
 
 
-def _load(job: Job, size: int, view: View) -> _Loaded:
+def _done(failure: Failure) -> Future[Result | Failure]:
+    future: Future[Result | Failure] = Future()
+    future.set_result(failure)
+    return future
+
+
+def _pixels(path: Path) -> float:
+    """Read a photograph's size from its header; what cannot be read counts as nothing."""
+    try:
+        with Image.open(path) as photo:
+            return float(photo.width * photo.height)
+    except Exception:  # noqa: BLE001  # any damage: decoding will name it
+        return 0.0
+
+
+def _load(predictor: Predictor, job: Job, faces: Faces) -> _Loaded:
     try:
         data = job.photo.read_bytes()
     except OSError as error:
         raise DecodeError(job.photo, f"cannot be read ({error.strerror})", "Check it") from None
-    square, geometry = decode_fitted(data, size, str(job.photo))
-    photo = shrink(decode_rgb(data, str(job.photo))) if view.needs_photo else None
-    return _Loaded(job, square, geometry, photo)
+    needs_photo = any(view not in {View.MASK, View.SOFT} for view in job.pictures)
+    if faces == "whole" and not needs_photo:
+        # Nobody looks at the photograph itself: a large JPEG is decoded small.
+        square, geometry = decode_fitted(data, predictor.spec.size, str(job.photo))
+        shape = (geometry.source_height, geometry.source_width)
+        return _Loaded(Prepared(shape, (square,), whole=geometry), None)
+    rgb = decode_rgb(data, str(job.photo))
+    return _Loaded(predictor.prepare(rgb, faces), rgb if needs_photo else None)
 
 
-def _save(
-    loaded: _Loaded, plane: npt.NDArray[np.float32], threshold: float, view: View
+def _segment(
+    predictor: Predictor, batch: Sequence[tuple[Job, float, _Loaded | Failure]]
+) -> list[npt.NDArray[np.float32]]:
+    """Run the squares of the photographs of a batch through the network."""
+    photographs = [loaded.prepared for _, _, loaded in batch if isinstance(loaded, _Loaded)]
+    squares = [square for prepared in photographs for square in prepared.squares]
+    planes = [
+        predictor.probabilities(squares[at : at + _BATCH])
+        for at in range(0, len(squares), _BATCH)
+    ] or [predictor.probabilities([])]  # fmt: skip
+    ends = np.cumsum([len(prepared.squares) for prepared in photographs])
+    return np.split(np.concatenate(planes), ends)[: len(photographs)]
+
+
+def _finish(
+    predictor: Predictor, job: Job, loaded: _Loaded, planes: npt.NDArray[np.float32]
 ) -> Result | Failure:
-    shape = loaded.photo.shape[:2] if loaded.photo is not None else None
-    mask = loaded.geometry.restore(plane, shape) >= threshold
+    prediction = predictor.assemble(loaded.prepared, planes)
+    path = job.photo
     try:
-        save(draw(view, loaded.photo, mask), loaded.job.result)
+        for view, path in job.pictures.items():
+            picture = draw(view, loaded.photo, prediction.probability, prediction.threshold)
+            save(picture, path)
+        if job.record:
+            path = job.record
+            save_record(to_record(prediction, job.photo.name), path)
     except OSError as error:
-        problem = f"{loaded.job.result}: cannot be written ({error.strerror or error})"
-        return Failure(loaded.job, problem)
-    return Result(loaded.job, bool(mask.any()))
+        return Failure(job, f"{path}: cannot be written ({error.strerror or error})")
+    return Result(job, len(prediction.faces), len(prediction.eyes), _remarks(prediction))
+
+
+def _remarks(prediction: Prediction) -> str:
+    small = sum(bool(face.problem) for face in prediction.faces)
+    if small:
+        return f"{small} of {len(prediction.faces)} faces too small to be segmented"
+    return prediction.warning

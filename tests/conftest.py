@@ -98,4 +98,6 @@ def predictor(face_model: Path) -> Predictor:
 def photo(faces: Path, predictor: Predictor) -> Path:
     """The face on which the network marks most."""
     photos = sorted((faces / "CelebA-HQ-img").glob("*.jpg"))
-    return max(photos, key=lambda p: predictor.predict(decode_rgb(p.read_bytes())).mask.sum())
+    return max(
+        photos, key=lambda p: predictor.predict(decode_rgb(p.read_bytes()), "whole").mask.sum()
+    )

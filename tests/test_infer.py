@@ -22,15 +22,20 @@ def test_views_show_photo_mask_and_overlay_side_by_side() -> None:
     photo = np.random.default_rng(0).integers(0, 200, (40, 60, 3), dtype=np.uint8)
     mask = np.zeros((40, 60), bool)
     mask[10:20, 15:35] = True
-    panel = draw(View.PANEL, photo, mask)
+    probability = np.where(mask, np.float32(0.9), np.float32(0.2))
+    panel = draw(View.PANEL, photo, probability, 0.5)
     assert panel.shape == (40, 180, 3)
     assert np.array_equal(panel[:, :60], photo)
     assert np.array_equal(panel[:, 60:120, 1] > 0, mask)
     overlay = panel[:, 120:]
     assert (overlay[12:18, 18:32] != photo[12:18, 18:32]).any(axis=2).all()
     assert np.array_equal(overlay[30:, 45:], photo[30:, 45:])
-    assert draw(View.OVERLAY, photo, mask).shape == (40, 120, 3)
-    assert np.array_equal(draw(View.MASK, None, mask) > 0, mask)
+    assert draw(View.OVERLAY, photo, probability, 0.5).shape == (40, 120, 3)
+    assert np.array_equal(draw(View.MASK, None, probability, 0.5) > 0, mask)
+    assert set(np.unique(draw(View.SOFT, None, probability, 0.5))) == {51, 230}
+    cutout = draw(View.CUTOUT, photo, probability, 0.5)
+    assert np.array_equal(cutout[..., :3], photo)
+    assert np.array_equal(cutout[..., 3] == 255, mask)
 
 
 def test_photos_are_found_in_files_folders_and_patterns(tmp_path: Path) -> None:
@@ -51,15 +56,29 @@ def test_photos_are_found_in_files_folders_and_patterns(tmp_path: Path) -> None:
 
 def test_results_have_predictable_names_of_their_own() -> None:
     photos = [Path("x/a.jpg"), Path("x/a.png"), Path("y/a.jpg"), Path("z/a.jpg"), Path("x/b.jpg")]
-    names = [job.result for job in plan(photos, Path("out"))]
+    names = [job.results[0] for job in plan(photos, Path("out"))]
     assert names[0] == Path("out/a_eyes.png")
     assert names[1] == Path("out/a_png_eyes.png")
     assert names[4] == Path("out/b_eyes.png")
     assert len(set(names)) == len(names)
-    assert plan(photos[:1], None)[0].result == Path("eye_segmentation_result.png")
-    assert plan(photos[:1], Path("out"))[0].result == Path("out/a_eyes.png")
+    assert plan(photos[:1], None)[0].results == (Path("eye_segmentation_result.png"),)
+    assert plan(photos[:1], Path("out"))[0].results == (Path("out/a_eyes.png"),)
+    several = plan(photos[:2], Path("out"), [View.MASK, View.CUTOUT], json=True)
+    assert several[1].results == (
+        Path("out/a_png_eyes_mask.png"),
+        Path("out/a_png_eyes_cutout.png"),
+        Path("out/a_png_eyes.json"),
+    )
     with pytest.raises(InputError, match="one file for 5 photographs"):
         plan(photos, Path("all.png"))
+
+
+def test_nothing_is_replaced_without_being_told(tmp_path: Path) -> None:
+    photos = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    (tmp_path / "b_eyes.png").touch()
+    with pytest.raises(InputError, match=r"b_eyes\.png: exists already\. Add --overwrite"):
+        plan(photos, tmp_path, overwrite=False)
+    assert len(plan(photos, tmp_path, overwrite=True)) == 2
 
 
 def test_a_result_never_replaces_a_photograph(tmp_path: Path) -> None:
@@ -81,12 +100,12 @@ def test_a_result_that_cannot_be_written_is_reported(
     (tmp_path / "a_eyes.png").mkdir()  # in the way
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(photo.read_bytes())
-    jobs = plan([tmp_path / "a.jpg", tmp_path / "b.jpg"], tmp_path)
-    failed, done = run(predictor, jobs, View.MASK)
+    jobs = plan([tmp_path / "a.jpg", tmp_path / "b.jpg"], tmp_path, [View.MASK])
+    failed, done = run(predictor, jobs, "whole")
     assert isinstance(failed, Failure)
     assert "a_eyes.png: cannot be written" in failed.problem
     assert isinstance(done, Result)
-    assert done.found
+    assert done.eyes
 
 
 def test_one_bad_file_does_not_stop_the_others(
@@ -95,8 +114,9 @@ def test_one_bad_file_does_not_stop_the_others(
     photos = [faces / "CelebA-HQ-img" / f"{number}.jpg" for number in range(20)]
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(photos[0].read_bytes()[:900])
-    jobs = plan([*photos[:11], broken, *photos[11:]], tmp_path / "out")
-    outcomes = list(run(predictor, jobs, View.MASK))
+    jobs = plan([*photos[:11], broken, *photos[11:]], tmp_path / "out", [View.MASK])
+    outcomes = list(run(predictor, jobs, "whole"))
+    assert [outcome.job for outcome in outcomes] == jobs
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     assert [failure.job.photo for failure in failures] == [broken]
     assert "broken.jpg" in failures[0].problem
@@ -106,7 +126,7 @@ def test_one_bad_file_does_not_stop_the_others(
         square, geometry = decode_fitted(job.photo.read_bytes(), predictor.spec.size)
         (plane,) = predictor.probabilities([square])
         alone = geometry.restore(plane) >= predictor.threshold
-        assert iou(read_mask(job.result), alone) > 0.99
+        assert iou(read_mask(job.results[0]), alone) > 0.99
 
 
 def invoke(*args: object) -> tuple[int, str, str]:
@@ -123,7 +143,9 @@ def test_command_writes_the_panel_where_users_look(
     assert "eye_segmentation_result.png" in out
     with Image.open("eye_segmentation_result.png") as panel:
         assert panel.size == (3 * 256, 256)
-    assert invoke("--image", photo, "--model", face_model, "--overlay")[0] == 0
+    assert invoke("--image", photo, "--model", face_model, "--overlay")[0] == 2, "it exists"
+    again = ("--image", photo, "--model", face_model, "--overlay", "--overwrite")
+    assert invoke(*again)[0] == 0
     with Image.open("eye_segmentation_result.png") as panel:
         assert panel.size == (2 * 256, 256)
     assert (
@@ -155,6 +177,8 @@ def test_command_does_a_folder_and_reports_what_failed(
         (["--image", ""], "--image: is empty"),
         (["--image", "PHOTO", "--model", "none.pth"], "none.pth: does not exist"),
         (["--image", "PHOTO", "--overlay", "--mask-only"], "Choose one"),
+        (["--image", "PHOTO", "--model", "MODEL", "--faces", "0"], "--faces: is '0'"),
+        (["--image", "PHOTO", "--model", "MODEL", "--faces", "all"], "--faces: is 'all'"),
         (["--image", "PHOTO", "--model", "MODEL", "--output", "x.xyz"], "ends in '.xyz'"),
         (["--image", "PHOTO", "--model", "MODEL", "--mask-only", "--output", "m.jpg"], "'.jpg'"),
         (["--image", "PHOTO", "--model", "MODEL", "--device", "cuda:9"], "--device"),

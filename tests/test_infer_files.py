@@ -44,8 +44,8 @@ def test_every_kind_of_file_gets_a_mask_of_its_size(
         Image.fromarray(wide).save(path)
     else:
         picture.convert(mode).save(path, **options)  # type: ignore[arg-type]
-    job = plan([path], tmp_path / "mask.png")
-    (outcome,) = run(predictor, job, View.MASK)
+    job = plan([path], tmp_path / "mask.png", [View.MASK])
+    (outcome,) = run(predictor, job)
     assert isinstance(outcome, Result)
     assert read_mask(tmp_path / "mask.png").shape == (210, 300)
 
@@ -69,7 +69,7 @@ def test_mask_is_upright_whatever_the_camera_wrote(
         exif[0x0112] = value
         path = tmp_path / f"{name}.jpg"
         picture.save(path, quality=98, subsampling=0, exif=exif)
-        list(run(predictor, plan([path], tmp_path / "mask.png"), View.MASK))
+        list(run(predictor, plan([path], tmp_path / "mask.png", [View.MASK]), "whole"))
         masks.append(read_mask(tmp_path / "mask.png"))
     assert masks[0].shape == (224, 256)
     assert iou(*masks) > 0.9
@@ -83,8 +83,11 @@ def test_tiny_and_narrow_pictures_go_through(
     path = tmp_path / "small.png"
     Image.new("RGB", size, "grey").save(path)
     for view in View:
-        (outcome,) = run(predictor, plan([path], tmp_path / "result.png"), view)
-        assert isinstance(outcome, Result)
+        for faces in ("auto", "whole"):
+            (outcome,) = run(predictor, plan([path], tmp_path / "result.png", [view]), faces)
+            assert isinstance(outcome, Result)
+    plan([path], tmp_path / "result.png")
+    list(run(predictor, plan([path], tmp_path / "result.png", [View.MASK])))
     assert read_mask(tmp_path / "result.png").shape == size[::-1]
 
 

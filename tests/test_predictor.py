@@ -30,7 +30,7 @@ def test_prediction_has_the_photos_size_and_finds_the_eyes(
     scores = []
     for sample in read_plan(faces).samples:
         rgb = decode_rgb(sample.image.read(faces))
-        prediction = predictor.predict(rgb)
+        prediction = predictor.predict(rgb, "whole")
         assert isinstance(prediction, Prediction)
         assert prediction.mask.shape == prediction.probability.shape == rgb.shape[:2]
         assert prediction.probability.dtype == np.float32
@@ -51,7 +51,7 @@ def test_folded_network_predicts_what_the_trained_one_does(face_model: Path) -> 
 
     with torch.inference_mode():
         plain = checkpoint.build()(normalise(square[None], checkpoint.spec)).sigmoid()[0, 0]
-    folded = Predictor(checkpoint).predict(square).probability
+    folded = Predictor(checkpoint).predict(square, "whole").probability
     np.testing.assert_allclose(folded, plain.numpy(), atol=2e-4)
 
 
@@ -63,7 +63,7 @@ def test_original_and_packed_sample_get_the_same_mask(
     for shard in Manifest.load(face_shards).split("train").shards:
         for key, parts in read_samples(face_shards / shard.name):
             original = decode_rgb(samples[key].image.read(faces))
-            whole = predictor.predict(original).mask
+            whole = predictor.predict(original, "whole").mask
             height, width = original.shape[:2]
             placement = Geometry.fit(height, width, predictor.spec.size)
             (plane,) = predictor.probabilities([decode_rgb(parts["jpg"])])

@@ -45,7 +45,7 @@ def test_a_released_model_predicts_what_its_checkpoint_does(
     again = read_release(path, digest)
     assert again == replace(checkpoint, weights=again.weights, training={})
     square = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    before, after = (Predictor(c).predict(square).probability for c in (checkpoint, again))
+    before, after = (Predictor(c).predict(square, "whole").probability for c in (checkpoint, again))
     assert np.abs(before - after).max() < 2e-3
     assert Checkpoint.load(path).threshold == 0.43, "--model takes such files too"
 

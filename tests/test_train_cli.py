@@ -59,7 +59,8 @@ def test_stress_prints_a_table_and_writes_json_and_plot(
 
 def test_training_ends_with_calibrated_weights(trained: Path, pack_root: Path) -> None:
     checkpoint = Checkpoint.load(trained)
-    assert {"scale", "shift", "error", "error_before"} == checkpoint.calibration.keys()
+    names = {"scale", "shift", "bend", "knee", "error", "error_before"}
+    assert names == checkpoint.calibration.keys()
     evaluation = evaluate_checkpoint(trained, pack_root, "val", loader="portable").evaluation
     assert evaluation.metrics.f1 == pytest.approx(checkpoint.metrics["f1"])
     best = evaluation.histogram.best_threshold()

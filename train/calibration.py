@@ -43,10 +43,17 @@ def logit_counts(logits: Tensor, masks: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Correction:
-    """A logit's scale and shift (Platt, 1999); 1 and 0 change nothing."""
+    """What makes a probability of a logit z: sigmoid(scale z + shift + bend min(z + knee, 0)).
+
+    A scale and a shift (Platt, 1999) set right the pixels along the edge of an eye, which a Dice
+    loss makes too sure; far from any eye the logits fall more steeply, and from `knee` on down
+    so does the correction. 1, 0, 0 and 0 change nothing.
+    """
 
     scale: float = 1.0
     shift: float = 0.0
+    bend: float = 0.0
+    knee: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,26 +110,36 @@ class LogitHistogram:
         return round(float(as_good[np.abs(as_good - 0.5).argmin()]), 4)
 
     def fit(self) -> Correction:
-        """Fit scale and shift of the logit by maximum likelihood (Newton's method).
+        """Fit the correction by maximum likelihood: Newton's method for each of some knees.
 
         Without both kinds of pixels there is nothing to fit, and nothing is changed.
         """
-        background, eye = self.counts.astype(np.float64)
-        if not (background.sum() and eye.sum()):
+        if not self.counts.sum(axis=1).all():
             return Correction()
-        design = np.stack([self._logits, np.ones(_BINS)])
-        total, solution = background + eye, np.array([1.0, 0.0])
+        fits = [self._fit(knee) for knee in np.arange(2.0, 12.0, 0.5)]
+        _, best = min(fits, key=lambda fit: fit[0])
+        # An inverted or collapsed fit is worse than none (a network that has learned nothing).
+        sound = 0.1 < best.scale < 10 and best.scale + best.bend > 0
+        return best if sound else Correction()
+
+    def _fit(self, knee: float) -> tuple[float, Correction]:
+        """Return the negative log-likelihood of the best correction with this knee, and it."""
+        background, eye = self.counts.astype(np.float64)
+        below = np.minimum(self._logits + knee, 0)
+        design = np.stack([self._logits, np.ones(_BINS), below])
+        total, solution = background + eye, np.array([1.0, 0.0, 0.0])
         for _ in range(50):
             p = _sigmoid(solution @ design)
             slope = design @ (total * p - eye)
-            curve = (design * (total * p * (1 - p))) @ design.T + 1e-6 * np.eye(2)
+            curve = (design * (total * p * (1 - p))) @ design.T + 1e-3 * np.eye(3)
             step = np.linalg.solve(curve, slope)
             solution = solution - np.clip(step, -1, 1)
-            if np.abs(step).max() < 1e-9:
+            if np.abs(step).max() < 1e-7:
                 break
-        scale, shift = (float(value) for value in solution)
-        # An inverted or collapsed fit is worse than none (a network that has learned nothing).
-        return Correction(scale, shift) if 0.1 < scale < 10 else Correction()
+        z = solution @ design
+        cost = float((background * np.logaddexp(0, z) + eye * np.logaddexp(0, -z)).sum())
+        scale, shift, bend = (float(value) for value in solution)
+        return cost, Correction(scale, shift, bend, float(knee))
 
     def reliability(self, bins: int = 20) -> Reliability:
         """Sort the pixels into bins of equal width in probability."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def calibrate(checkpoint: Checkpoint, loader: Loader, device: torch.device) -> C
         return checkpoint
     before = evaluate(checkpoint.build().to(device), loader, progress=False).histogram
     correction = before.fit()
-    calibration = torch.tensor([correction.scale, correction.shift], device=device)
+    calibration = torch.tensor(list(astuple(correction)), device=device)
     changed = replace(checkpoint, weights=checkpoint.weights | {"calibration": calibration})
     model = changed.build().to(device)
     after = evaluate(model, loader, progress=False).histogram

@@ -40,7 +40,7 @@ class UNet(nn.Module):
     that the coarse logits get their gradient directly: eight channels alone, cut off at zero, may
     all turn against the eyes in the first steps and never come back.
 
-    The buffer `calibration`, scale and shift of the logits, is 1 and 0 while training.
+    The buffer `calibration` (`train.calibration.Correction`) changes nothing while training.
     """
 
     calibration: Tensor
@@ -72,7 +72,7 @@ class UNet(nn.Module):
             self.detail = nn.Sequential(*_convolution(3, config.detail))
             self.merge = nn.Sequential(*_convolution(config.detail + fine, config.detail))
             self.head = nn.Conv2d(config.detail, 1, 1)
-        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0, 0.0, 0.0]))
         self._initialise()
 
     def _initialise(self) -> None:
@@ -118,8 +118,8 @@ class UNet(nn.Module):
         logits: Tensor = fine[:, :1]
         if self.config.detail:
             logits = logits + self.head(self.merge(torch.cat([fine, self.detail(images)], dim=1)))
-        scale, shift = self.calibration.unbind()
-        return logits * scale + shift
+        scale, shift, bend, knee = self.calibration.unbind()
+        return logits * scale + shift + bend * (logits + knee).clamp(max=0)
 
 
 def to_channels_last(model: UNet, device: torch.device | str | None = None) -> UNet:

@@ -36,7 +36,7 @@ def main(data: Path, shards: Path, split: str, model: Path) -> None:
     for shard in Manifest.load(shards).split(split).shards:
         for key, parts in read_samples(shards / shard.name):
             rgb = decode_rgb(originals[key].read(data), key)
-            original = predictor.predict(rgb).mask
+            original = predictor.predict(rgb, "whole").mask
             (plane,) = predictor.probabilities([decode_rgb(parts["jpg"], key)])
             geometry = Geometry.fit(rgb.shape[0], rgb.shape[1], predictor.spec.size)
             packed = geometry.restore(plane) >= predictor.threshold

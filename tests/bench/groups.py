@@ -64,9 +64,11 @@ def main(data: Path | None, shards: Path, split: str, model: Path) -> None:
         show("no glasses", [row["key"] not in glasses for row in rows])
     for count in (0, 1, 2):
         show(f"{count} eyes visible", [row["eyes"] == count for row in rows])
-    for name, low, high in (("width", "small eyes", "large eyes"),
-                            ("openness", "narrow eyes", "wide open eyes"),
-                            ("light", "dark around the eyes", "light around the eyes")):  # fmt: skip
+    for name, low, high in (
+        ("width", "small eyes", "large eyes"),
+        ("openness", "narrow eyes", "wide open eyes"),
+        ("light", "dark around the eyes", "light around the eyes"),
+    ):
         values = np.array([row[name] for row in rows], float)
         first, second = np.nanquantile(values, [1 / 3, 2 / 3])
         unit = " px" if name == "width" else ""

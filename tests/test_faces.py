@@ -1,0 +1,196 @@
+"""Faces in any photograph: finding, measuring, records, and the choice what to look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from click.testing import CliRunner
+
+from infer import Predictor
+from infer.cli import main
+from infer.eyes import measure_eyes
+from infer.faces import FaceFinder
+from infer.output import View
+from infer.predictor import NO_FACE
+from infer.record import to_record
+from infer.run import plan, run
+from preprocess.errors import InputError
+from preprocess.image import decode_rgb
+
+UPRIGHT = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+Array = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def portrait(genuine: Path) -> Array:
+    path = sorted((genuine / "london-faces" / "images").iterdir())[3]
+    return np.asarray(decode_rgb(path.read_bytes()), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Predictor:
+    return Predictor.bundled()
+
+
+def blobs(*ellipses: tuple[float, float, float, float, float]) -> npt.NDArray[np.float32]:
+    """Probability with filled ellipses: x, y, half width, half height, degrees."""
+    plane = np.zeros((200, 300), np.float32)
+    for x, y, a, b, angle in ellipses:
+        cv2.ellipse(plane, ((x - 0.5, y - 0.5), (2 * a, 2 * b), angle), 0.9, -1)
+    return plane
+
+
+def test_eyes_are_measured() -> None:
+    plane = blobs((80, 100, 30, 12, 0), (210, 100, 28, 6, 0))
+    right, left = measure_eyes(plane, 0.5, (1000, 500), UPRIGHT, 2 * 1150)
+    assert (right.side, left.side) == ("right", "left")
+    assert right.centre == pytest.approx((1080, 600), abs=0.6)
+    assert right.area == pytest.approx(np.pi * 30 * 12, rel=0.07)
+    assert right.box == pytest.approx((1050, 588, 60, 24), abs=2)
+    assert right.openness == pytest.approx(12 / 30, rel=0.08)
+    assert left.openness == pytest.approx(6 / 28, rel=0.12)
+    assert right.probability == pytest.approx(0.9)
+    outline = np.array(right.contour, np.float32)
+    assert cv2.contourArea(outline) == pytest.approx(right.area, rel=0.1)
+
+
+def test_openness_does_not_depend_on_roll() -> None:
+    angle = np.deg2rad(40)
+    turned = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0]])
+    plane = blobs((150, 100, 40, 16, 40))
+    (eye,) = measure_eyes(plane, 0.5, (0, 0), turned, 0.0)
+    assert eye.openness == pytest.approx(0.4, rel=0.08)
+
+
+def test_specks_are_not_counted_to_an_eye_and_no_blob_is_no_eye() -> None:
+    plane = blobs((80, 100, 30, 12, 0), (80, 40, 2, 2, 0))
+    (eye,) = measure_eyes(plane, 0.5, (0, 0), UPRIGHT, 300)
+    assert eye.box[1] > 80
+    assert measure_eyes(plane * 0, 0.5, (0, 0), UPRIGHT, 300) == ()
+
+
+@pytest.mark.parametrize(("size", "roll"), [(60, 0), (140, 60), (300, -60), (700, 20)])
+def test_a_face_is_found_and_segmented_wherever_it_is(
+    bundled: Predictor, portrait: Array, size: int, roll: float
+) -> None:
+    side = portrait.shape[0]
+    scale = size / (0.6 * side)
+    matrix = cv2.getRotationMatrix2D((side / 2, side / 2), roll, scale)
+    matrix[:, 2] += np.array([900, 600]) - side / 2
+    small = cv2.GaussianBlur(portrait, (0, 0), max(0.01, 0.5 * np.sqrt(max(0, 1 / scale**2 - 1))))
+    canvas = cv2.warpAffine(small, matrix, (1500, 1200), borderValue=(90, 110, 130))
+    prediction = bundled.predict(np.asarray(canvas, np.uint8))
+    (face,) = prediction.faces
+    assert len(face.eyes) == 2
+    alone = bundled.predict(portrait)
+    wanted = cv2.warpAffine(alone.probability, matrix, (1500, 1200)) >= alone.threshold
+    both = (wanted & prediction.mask).sum() / (wanted | prediction.mask).sum()
+    assert both > (0.8 if size > 100 else 0.6)
+    x, y, width, height = face.box
+    for eye in face.eyes:
+        assert x < eye.centre[0] < x + width
+        assert y < eye.centre[1] < y + height
+        assert 0.15 < eye.openness < 0.8
+    right, left = face.eyes
+    assert (right.side, left.side) == ("right", "left")
+
+
+def test_two_faces_are_two_faces_and_n_takes_the_largest(
+    bundled: Predictor, portrait: Array
+) -> None:
+    small = cv2.resize(portrait, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    canvas = np.full((800, 1400, 3), 128, np.uint8)
+    canvas[:768, :768] = portrait
+    canvas[200:584, 900:1284] = small
+    both = bundled.predict(canvas)
+    assert [len(face.eyes) for face in both.faces] == [2, 2]
+    assert both.faces[0].box[2] > both.faces[1].box[2]
+    assert len(both.eyes) == 4
+    one = bundled.predict(canvas, 1)
+    assert [face.box for face in one.faces] == [both.faces[0].box]
+    assert len(one.eyes) == 2
+    assert not one.mask[:, 900:].any()
+
+
+def test_a_picture_without_a_face_gives_an_empty_mask_and_says_so(bundled: Predictor) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    prediction = bundled.predict(noise)
+    assert prediction.warning == NO_FACE
+    assert prediction.faces == ()
+    assert not prediction.mask.any()
+    assert prediction.mask.shape == (300, 400)
+
+
+def test_a_face_too_small_is_reported_not_guessed(bundled: Predictor, portrait: Array) -> None:
+    tiny = cv2.resize(portrait, (40, 40), interpolation=cv2.INTER_AREA)
+    canvas = np.full((240, 320, 3), 128, np.uint8)
+    canvas[100:140, 100:140] = tiny
+    prediction = bundled.predict(canvas)
+    for face in prediction.faces:
+        assert "too small: its eyes are" in face.problem
+        assert face.eyes == ()
+    assert not prediction.mask.any()
+
+
+def test_record_is_plain_and_complete(bundled: Predictor, portrait: Array) -> None:
+    prediction = bundled.predict(portrait)
+    record = json.loads(json.dumps(to_record(prediction, "x.jpg")))
+    assert record["schema"] == "eye-segmentation/1"
+    assert (record["height"], record["width"]) == portrait.shape[:2]
+    (face,) = record["faces"]
+    assert len(face["landmarks"]) == 5
+    assert {eye["side"] for eye in face["eyes"]} == {"left", "right"}
+    documented = (Path(__file__).parents[1] / "docs" / "json.md").read_text()
+    for name in [*record, *face, *face["eyes"][0]]:
+        assert f"`{name}`" in documented or f".{name}`" in documented, name
+
+
+def test_command_writes_several_pictures_and_json_of_a_folder(
+    genuine: Path, tmp_path: Path
+) -> None:
+    folder = genuine / "photos"
+    photos = ["2008_002506.jpg", "dogs.jpg"]
+    args = [str(folder / name) for name in photos]
+    args += ["--output", str(tmp_path), "--json", "--write", "mask", "--write", "cutout"]
+    done = CliRunner().invoke(main, args, catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    assert "dogs.jpg: no face was found" in done.stderr
+    people = json.loads((tmp_path / "2008_002506_eyes.json").read_bytes())
+    assert len(people["faces"]) == 3
+    assert sum(len(face["eyes"]) for face in people["faces"]) >= 5
+    assert json.loads((tmp_path / "dogs_eyes.json").read_bytes())["faces"] == []
+    for name in ("2008_002506", "dogs"):
+        for view in ("mask", "cutout"):
+            assert (tmp_path / f"{name}_eyes_{view}.png").is_file()
+    again = CliRunner().invoke(main, args)
+    assert again.exit_code == 2
+    assert "exists already (and 5 other results)" in again.stderr
+
+
+def test_batches_across_photos_and_faces_mix_nothing_up(
+    bundled: Predictor, genuine: Path, tmp_path: Path
+) -> None:
+    photos = sorted((genuine / "photos").glob("2008*.jpg"))
+    jobs = plan(photos, tmp_path, [View.SOFT])
+    assert len(list(run(bundled, jobs))) == len(photos)
+    for job in jobs[::3]:
+        written = cv2.imread(str(job.results[0]), cv2.IMREAD_UNCHANGED)
+        alone = bundled.predict(decode_rgb(job.photo.read_bytes())).probability
+        assert np.abs(written.astype(float) / 255 - alone).max() < 0.02
+
+
+def test_faces_must_be_known(bundled: Predictor) -> None:
+    for wrong in ("all", 0, -1):
+        with pytest.raises(InputError, match="Expected auto, whole or a number"):
+            bundled.predict(np.zeros((8, 8, 3), np.uint8), wrong)
+
+
+def test_finder_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("infer.faces.PATH", tmp_path / "centerface.onnx")
+    with pytest.raises(InputError, match="centerface.onnx: is missing"):
+        FaceFinder().find(np.zeros((64, 64, 3), np.uint8))

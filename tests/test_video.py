@@ -1,0 +1,152 @@
+"""Video: every frame, the sound, and steadiness."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from infer import Predictor
+from infer.cli import main
+from infer.faces import FoundFace
+from infer.output import View
+from infer.video import Follower, segment_video
+from preprocess.errors import InputError
+from preprocess.image import RGB, decode_rgb
+
+av = pytest.importorskip("av", reason="PyAV is not installed")
+FRAMES, RATE = 20, 10
+
+
+def write_clip(path: Path, picture: RGB, *, sound: bool = True) -> None:
+    """Pan over a picture for two seconds, with a tone."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=RATE)
+        video.width, video.height, video.pix_fmt = 320, 240, "yuv420p"
+        audio = container.add_stream("aac", rate=44100) if sound else None
+        for number in range(FRAMES):
+            frame = np.ascontiguousarray(picture[40:280, 20 + 2 * number :][:, :320])
+            for packet in video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+                container.mux(packet)
+        for packet in video.encode():
+            container.mux(packet)
+        if audio:
+            samples = np.sin(np.arange(2 * 44100) * 0.06).astype(np.float32)
+            for at in range(0, len(samples) - 1024, 1024):
+                tone = av.AudioFrame.from_ndarray(samples[None, at : at + 1024], "fltp", "mono")
+                tone.sample_rate, tone.pts, tone.time_base = 44100, at, Fraction(1, 44100)
+                for packet in audio.encode(tone):
+                    container.mux(packet)
+            for packet in audio.encode():
+                container.mux(packet)
+
+
+@pytest.fixture(scope="module")
+def clip(genuine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    portrait = decode_rgb(sorted((genuine / "london-faces" / "images").iterdir())[5].read_bytes())
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    small = cv2.resize(portrait, (400, 400), interpolation=cv2.INTER_AREA)
+    write_clip(path, np.asarray(small, np.uint8))
+    return path
+
+
+def read_clip(path: Path) -> tuple[list[RGB], list[float], int]:
+    with av.open(str(path)) as container:
+        sounds = len(container.streams.audio)
+        frames = list(container.decode(video=0))
+        return [f.to_ndarray(format="rgb24") for f in frames], [f.time for f in frames], sounds
+
+
+def test_every_frame_is_segmented_and_the_sound_is_kept(clip: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.mp4"
+    done = CliRunner().invoke(
+        main, ["--video", str(clip), "--output", str(output), "--json"], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.stderr
+    assert f"{FRAMES} frames, eyes in {FRAMES}" in done.stdout
+    before, times, _ = read_clip(clip)
+    after, new_times, sounds = read_clip(output)
+    assert len(after) == FRAMES
+    assert after[0].shape == before[0].shape
+    assert new_times == pytest.approx(times, abs=0.01)
+    assert sounds == 1
+    greener = after[5][..., 1].astype(int) - before[5][..., 1]
+    lines = [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()]
+    assert [line["time"] for line in lines] == pytest.approx(times, abs=0.01)
+    (face,) = lines[5]["faces"]
+    assert len(face["eyes"]) == 2
+    for eye in face["eyes"]:
+        x, y = (int(v) for v in eye["centre"])
+        assert greener[y - 2 : y + 3, x - 2 : x + 3].mean() > 15
+    again = CliRunner().invoke(main, ["--video", str(clip), "--output", str(output)])
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "out.mp4"]
+
+
+def test_mask_of_a_silent_video_with_odd_sides(tmp_path: Path) -> None:
+    from infer.weights import load_bundled
+
+    path = tmp_path / "silent.mkv"
+    write_clip(path, np.full((400, 400, 3), 90, np.uint8), sound=False)
+    report = segment_video(Predictor(load_bundled()), path, tmp_path / "m.mkv", view=View.MASK)
+    assert (report.frames, report.with_eyes) == (FRAMES, 0)
+    frames, _, sounds = read_clip(tmp_path / "m.mkv")
+    assert sounds == 0
+    assert max(int(frame.max()) for frame in frames) < 30
+
+
+def test_what_is_no_video_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    arguments = {
+        "text.mp4: cannot be read": ["--video", str(tmp_path / "text.mp4")],
+        "none.mp4: does not exist": ["--video", str(tmp_path / "none.mp4")],
+        "ends in '.gif'": ["--video", str(tmp_path / "text.mp4"), "--output", "x.gif"],
+        "not possible for a video": ["--video", str(tmp_path / "text.mp4"), "--write", "soft"],
+        "together with something else": ["--video", "a.mp4", "--image", "b.jpg"],
+        "--smooth: is 2": ["--video", str(tmp_path / "text.mp4"), "--smooth", "2"],
+    }
+    for message, args in arguments.items():
+        done = CliRunner().invoke(main, args)
+        assert done.exit_code == 2, args
+        assert message in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["text.mp4"]
+
+
+def face(x: float, jitter: float = 0.0) -> FoundFace:
+    points = np.array([[x, 50], [x + 40, 50], [x + 20, 70], [x + 5, 90], [x + 35, 90]]) + jitter
+    return FoundFace((x - 30, 0, 100, 120), points.astype(np.float32), 0.9)
+
+
+def test_following_steadies_a_face_that_stays_and_lets_go_of_one_that_moves() -> None:
+    rng = np.random.default_rng(0)
+    raw, steadied, planes = [], [], []
+    follower = Follower(0.7)
+    for _ in range(40):
+        found = face(100, rng.normal(0, 1))
+        (steady,) = follower.steady([found])
+        (plane,) = follower.blend([steady], [rng.random((4, 4)).astype(np.float32)])
+        raw.append(found.landmarks[0, 0])
+        steadied.append(steady.landmarks[0, 0])
+        planes.append(plane)
+    assert np.std(steadied[5:]) < 0.7 * np.std(raw[5:])
+    assert np.std(planes[5:]) < 0.7 * np.sqrt(1 / 12)
+    (moved,) = follower.steady([face(160)])
+    assert moved.landmarks[0, 0] == pytest.approx(160, abs=1)
+    alone = Follower(0.0)
+    alone.steady([face(100)])
+    (untouched,) = alone.steady([face(102)])
+    assert untouched.landmarks[0, 0] == 102
+
+
+def test_without_pyav_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from infer.weights import load_bundled
+
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(InputError, match="pip install av"):
+        segment_video(Predictor(load_bundled()), tmp_path / "a.mp4", tmp_path / "b.mp4")
