@@ -1,9 +1,8 @@
 """Video and webcam: every frame segmented, the sound kept.
 
 Faces are found ahead in a pool of threads, the network takes the faces of several frames as one
-batch, and encoding runs beside it. Against flicker, faces are followed from frame to frame: their
-landmarks and, in the aligned square where an eye stays in its place, their probabilities are
-averaged over time.
+batch, and encoding runs beside it. Against flicker, faces are followed from frame to frame
+(`infer.follow`).
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from infer.faces import FoundFace, overlap
+from infer.faces import FoundFace
+from infer.follow import Follower
 from infer.output import View, draw
 from infer.predictor import Faces, Prediction, Predictor, Prepared
 from infer.record import to_record
@@ -34,8 +34,6 @@ from preprocess.image import RGB
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _COPIED_SOUND = {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}  # what all three can hold
 _AHEAD = 8
-Plane = npt.NDArray[np.float32] | None
-_FOLLOWED = 0.4  # overlap from which a face is that of the frame before
 
 
 @dataclass(frozen=True)
@@ -51,61 +49,6 @@ class VideoReport:
 class _Frame:
     rgb: RGB
     pts: int
-
-
-class Follower:
-    """Averages faces over the frames of a video.
-
-    Parameters
-    ----------
-    smooth
-        Share of the past in the average, 0 (every frame for itself) up to, not including, 1.
-    """
-
-    def __init__(self, smooth: float) -> None:
-        self._smooth = smooth
-        self._faces: list[FoundFace] = []
-        self._planes: list[tuple[FoundFace, Plane]] = []
-
-    def steady(self, found: list[FoundFace]) -> list[FoundFace]:
-        """Average landmarks with those of the frame before; call once a frame, in order."""
-        steadied = []
-        for face in found:
-            before = _match(face, self._faces)
-            if before is not None:
-                share = self._smooth * _stillness(face, self._faces[before])
-                points = share * self._faces[before].landmarks + (1 - share) * face.landmarks
-                face = replace(face, landmarks=points.astype(np.float32))
-            steadied.append(face)
-        self._faces = steadied
-        return steadied
-
-    def blend(self, faces: Sequence[FoundFace], planes: Sequence[Plane]) -> list[Plane]:
-        """Average the aligned probabilities of a frame's faces (None: not segmented)."""
-        blended: list[Plane] = []
-        for face, plane in zip(faces, planes, strict=True):
-            before = _match(face, [other for other, _ in self._planes])
-            old = None if before is None else self._planes[before][1]
-            if plane is not None and before is not None and old is not None:
-                share = self._smooth * _stillness(face, self._planes[before][0])
-                plane = np.asarray(share * old + (1 - share) * plane, np.float32)
-            blended.append(plane)
-        self._planes = list(zip(faces, blended, strict=True))
-        return blended
-
-
-def _match(face: FoundFace, others: Sequence[FoundFace]) -> int | None:
-    box = np.array(face.box, np.float32)
-    shares = [overlap(box, np.array(other.box, np.float32)) for other in others]
-    best, number = max(zip(shares, range(len(shares)), strict=True), default=(0.0, -1))
-    return number if best > _FOLLOWED else None
-
-
-def _stillness(face: FoundFace, before: FoundFace) -> float:
-    """Return 1 for a face that stays, falling to 0 for one that moved by half an eye distance."""
-    eyes = float(np.hypot(*(face.landmarks[1] - face.landmarks[0])))
-    moved = float(np.abs(face.landmarks - before.landmarks).mean())
-    return float(np.clip(1 - 2 * moved / max(eyes, 1e-6), 0, 1))
 
 
 def segment_video(

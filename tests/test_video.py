@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from infer import Predictor
 from infer.cli import main
 from infer.faces import FoundFace
+from infer.follow import Follower
 from infer.output import View
-from infer.video import Follower, segment_video
+from infer.video import segment_video
 from preprocess.errors import InputError
 from preprocess.image import RGB, decode_rgb
 

@@ -204,16 +204,17 @@ def plot_stress(report: StressReport, path: Path) -> None:
     axes = figure.subplots()
     places = np.arange(len(report.rows))[::-1]
     shades = ("#9ecae1", "#4292c6", "#08519c")
+    for place, row in zip(places, report.rows, strict=True):
+        axes.plot(row.f1, [place] * len(row.f1), color="#cccccc", linewidth=2, zorder=1)
     for level, (strength, shade) in enumerate(zip(STRENGTHS, shades, strict=True)):
         scores = [row.f1[level] for row in report.rows]
-        axes.barh(places + 0.26 * (1 - level), scores, 0.26, label=strength, color=shade)
+        axes.scatter(scores, places, s=45, label=strength, color=shade, zorder=2)
     axes.axvline(report.plain, color="black", linewidth=1, label="untouched")
     labels = [f"{row.name} ({', '.join(f'{v:g}' for v in row.figures)} {row.unit})"
               for row in report.rows]  # fmt: skip
     axes.set_yticks(places, labels)
-    least = min(min(row.f1) for row in report.rows)
-    axes.set(xlabel="F1, both eyes merged", xlim=(max(0.0, least - 0.05), 1.0))
-    axes.grid(alpha=0.3, axis="x")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.set(xlabel="F1, both eyes merged")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=110)
