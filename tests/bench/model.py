@@ -16,7 +16,9 @@ import click
 
 from preprocess.tuning import tune_process
 
-SHAPES = ["16,4,1", "8,4,1", "16,4,2", "12,4,2", "24,3,2", "16,4,4", "24,3,4"]
+SHAPES = [
+    "16,4,1,0", "8,4,1,0", "16,4,2,0", "16,4,2,8", "12,4,2,8", "24,3,2,8", "16,4,4,0", "24,3,4,0",
+]  # fmt: skip
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -26,7 +28,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 @click.command()
-@click.option("--shape", "shapes", multiple=True, default=SHAPES, help="width,depth,stem")
+@click.option("--shape", "shapes", multiple=True, default=SHAPES, help="width,depth,stem,detail")
 @click.option("--size", default=256)
 @click.option("--rounds", default=5)
 @click.option("--threads", default=0, help="0 leaves the choice to torch.")
@@ -82,12 +84,12 @@ def main(shapes: tuple[str, ...], size: int, rounds: int, threads: int) -> None:
 
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, "
           f"{size} x {size}, {rounds} rounds: median (min to max)")  # fmt: skip
-    print("width depth stem   params   GFLOP   training images/s      one picture ms")
+    print("width depth stem detail   params   GFLOP   training images/s      one picture ms")
     for shape in shapes:
         model = models[shape][0]
         rates, waits = steps[shape], single[shape]
         print(
-            f"{shape:<17} {parameter_count(model) / 1e6:5.2f} M"
+            f"{shape:<24} {parameter_count(model) / 1e6:5.2f} M"
             f" {flop_count(model, size) / 1e9:6.2f}"
             f"   {statistics.median(rates):6.1f} ({min(rates):.1f} to {max(rates):.1f})"
             f"   {statistics.median(waits):6.1f} ({min(waits):.1f} to {max(waits):.1f})"
