@@ -15,7 +15,7 @@ SAMPLES ?= 400
 OUTPUT ?= output
 RESUME ?=
 STRESS ?=
-RECIPE_EPOCHS := 80
+RECIPE := --epochs 64 --seed 2
 
 SAMPLE := data/sample
 SOURCE := $(or $(DATA),$(SAMPLE))
@@ -84,7 +84,7 @@ evaluate: $(SHARDS)/manifest.json ## figures of MODEL on SPLIT, plots and pictur
 
 weights: $(SHARDS)/manifest.json ## train the bundled weights anew from DATA, by docs/recipe.md
 	@test -n "$(DATA)" || { echo "Error: DATA is empty. Give CelebAMask-HQ: make weights DATA=..." >&2; exit 2; }
-	@$(PY) -m train --shards $(SHARDS) --output $(OUTPUT)/weights --epochs $(RECIPE_EPOCHS) --resume \
+	@$(PY) -m train --shards $(SHARDS) --output $(OUTPUT)/weights $(RECIPE) --resume \
 		--device $(DEVICE) --loader $(LOADER)
 	@$(PY) -m train export --model $(OUTPUT)/weights/eye_segmentation_model.pth \
 		--output infer/weights/eyes.safetensors
