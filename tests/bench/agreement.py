@@ -19,7 +19,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--data", type=PATH, required=True)
 @click.option("--shards", type=PATH, required=True)
 @click.option("--split", default="val")
-@click.option("--model", type=PATH, default=Path("output/eye_segmentation_model.pth"))
+@click.option("--model", type=PATH, default=Path("infer/weights/eyes.safetensors"))
 def main(data: Path, shards: Path, split: str, model: Path) -> None:
     """Print pooled, mean and lowest IoU."""
     import numpy as np
