@@ -80,7 +80,7 @@ $(OUTPUT)/.settings: FORCE
 
 evaluate: $(SHARDS)/manifest.json ## figures of MODEL on SPLIT, plots and pictures (STRESS=1: harder ones too)
 	@$(PY) -m train evaluate --shards $(SHARDS) --split $(SPLIT) --model $(MODEL) \
-		--device $(DEVICE) --loader $(LOADER) $(if $(STRESS),--stress)
+		--output $(OUTPUT) --device $(DEVICE) --loader $(LOADER) $(if $(STRESS),--stress)
 
 weights: $(SHARDS)/manifest.json ## train the bundled weights anew from DATA, by docs/recipe.md
 	@test -n "$(DATA)" || { echo "Error: DATA is empty. Give CelebAMask-HQ: make weights DATA=..." >&2; exit 2; }
