@@ -147,6 +147,9 @@ def _video(
     report = segment_video(
         predictor, source, output, view=view, faces=faces, smooth=smooth, record=record
     )
+    if report.lost_sounds:
+        click.echo(f"{output}: {report.lost_sounds} sound track(s) left out: their coding cannot "
+                   "be copied; convert the sound to AAC first", err=True)  # fmt: skip
     click.echo(
         f"{output}: {report.frames} frames, eyes in {report.with_eyes}, "
         f"{report.frames_per_second:.1f} frames/s"

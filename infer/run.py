@@ -6,6 +6,7 @@ Batches go across photographs and faces. One bad file is a `Failure`; the others
 from __future__ import annotations
 
 import glob
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,7 @@ from infer.predictor import Faces, Prediction, Predictor, Prepared
 from infer.record import save_record, to_record
 from preprocess.cores import usable_cores
 from preprocess.errors import DecodeError, InputError
-from preprocess.image import RGB, decode_fitted, decode_rgb
+from preprocess.image import PILLOW_ERRORS, RGB, decode_fitted, decode_rgb
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 _BATCH = 8
@@ -197,17 +198,17 @@ def run(
     faces
         "auto", "whole" or a number, as in `Predictor.predict`.
     """
-    waiting = deque((job, _pixels(job.photo)) for job in jobs)
+    waiting = deque(jobs)
     loading: deque[tuple[Job, float, Future[_Loaded]]] = deque()
     saving: deque[tuple[float, Future[Result | Failure]]] = deque()
     in_flight = 0.0
     with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         while waiting or loading:
             while waiting and len(loading) < 2 * _BATCH:
-                pixels = waiting[0][1]
+                pixels = _pixels(waiting[0].photo)
                 if in_flight and in_flight + pixels > _PIXELS_IN_FLIGHT:
                     break
-                job, _ = waiting.popleft()
+                job = waiting.popleft()
                 in_flight += pixels
                 loading.append((job, pixels, pool.submit(_load, predictor, job, faces)))
             batch: list[tuple[Job, float, _Loaded | Failure]] = []
@@ -246,10 +247,12 @@ def _done(failure: Failure) -> Future[Result | Failure]:
 def _pixels(path: Path) -> float:
     """Read a photograph's size from its header; what cannot be read counts as nothing."""
     try:
-        with Image.open(path) as photo:
-            return float(photo.width * photo.height)
-    except Exception:  # noqa: BLE001  # any damage: decoding will name it
-        return 0.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, about large pictures: that is the point
+            with Image.open(path) as photo:
+                return float(photo.width * photo.height)
+    except (*PILLOW_ERRORS, Image.DecompressionBombError):
+        return 0.0  # decoding will name the damage
 
 
 def _load(predictor: Predictor, job: Job, faces: Faces) -> _Loaded:

@@ -38,11 +38,12 @@ _AHEAD = 8
 
 @dataclass(frozen=True)
 class VideoReport:
-    """What was done: frames, those with an eye, and frames a second all in all."""
+    """What was done: frames, those with an eye, frames a second all in all, sound left out."""
 
     frames: int
     with_eyes: int
     frames_per_second: float
+    lost_sounds: int = 0
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def _segment_frames(
         if encoding:
             encoding.result()
         writer.finish()
-    return VideoReport(count, with_eyes, count / (time.perf_counter() - started))
+    speed = count / (time.perf_counter() - started)
+    return VideoReport(count, with_eyes, speed, reader.lost_sounds)
 
 
 def _assemble(

@@ -215,14 +215,25 @@ def label_map(masks: dict[str, Mask], geometry: Geometry) -> Mask:
     return label
 
 
-def eye_centres(label: Mask) -> list[list[float]]:
-    """Return x and y in pixels of the one or two largest blobs of a label map, left to right."""
-    if not label.any():
+def eye_boxes(mask: Mask) -> list[tuple[float, float, float, float]]:
+    """Return centre x, centre y, width and height of the one or two largest blobs, in pixels.
+
+    (0, 0) is the centre of the corner pixel; the largest comes first.
+    """
+    if not mask.any():
         return []
-    on = (label > 0).astype(np.uint8)
-    _, _, rows, centres = cv2.connectedComponentsWithStats(on)
-    largest = np.argsort(-rows[1:, cv2.CC_STAT_AREA], kind="stable")[:2] + 1
-    return sorted([round(float(x) + 0.5, 1), round(float(y) + 0.5, 1)] for x, y in centres[largest])
+    _, _, rows, centres = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8))
+    found = zip(rows[1:].tolist(), centres[1:].tolist(), strict=True)
+    blobs = sorted(((row[4], x, y, row[2], row[3]) for row, (x, y) in found), reverse=True)
+    return [(x, y, float(width), float(height)) for _, x, y, width, height in blobs[:2]]
+
+
+def eye_centres(label: Mask) -> list[list[float]]:
+    """Return x and y in pixels of the one or two largest blobs of a label map, left to right.
+
+    (0, 0) is the corner of the corner pixel.
+    """
+    return sorted([round(x + 0.5, 1), round(y + 0.5, 1)] for x, y, *_ in eye_boxes(label))
 
 
 def encode_label(label: Mask) -> bytes:

@@ -46,6 +46,23 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
         assert torch.equal(value, other[name]), name
 
 
+def test_the_last_epochs_see_softer_augmentation(pack_root: Path, tmp_path: Path) -> None:
+    runs = {
+        "settled": small(pack_root, tmp_path / "a", settle=0.5),
+        "never": small(pack_root, tmp_path / "b", settle=0.0),
+        "always": small(pack_root, tmp_path / "c", settle=1.0),
+        "soft": small(pack_root, tmp_path / "d", settle=0.0, augment=QUIET.softened()),
+    }
+    for config in runs.values():
+        fit(config)
+    first = {name: weights(config.output, 1) for name, config in runs.items()}
+    last = {name: weights(config.output, 2) for name, config in runs.items()}
+    assert_same(first["settled"], first["never"])
+    assert_same(last["always"], last["soft"])
+    for name in ("never", "always"):
+        assert not torch.equal(last["settled"]["coarse.weight"], last[name]["coarse.weight"])
+
+
 def test_a_run_writes_what_users_look_for(pack_root: Path, tmp_path: Path) -> None:
     result = fit(small(pack_root, tmp_path, epochs=4, keep=2))
     names = {path.name for path in tmp_path.iterdir()}

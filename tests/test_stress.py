@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from train.difficulty import DIFFICULTIES, NO_EYES, Difficulty, eye_boxes, without_eyes
+from preprocess.mask import eye_boxes
+from train.difficulty import DIFFICULTIES, NO_EYES, Difficulty, without_eyes
 from train.evaluate import evaluate_checkpoint
 from train.stress import eyeless, harder, run_stress
 

@@ -24,12 +24,14 @@ av = pytest.importorskip("av", reason="PyAV is not installed")
 FRAMES, RATE = 20, 10
 
 
-def write_clip(path: Path, picture: RGB, *, sound: bool = True) -> None:
+def write_clip(
+    path: Path, picture: RGB, *, sound: bool = True, coding: str = "aac", layout: str = "fltp"
+) -> None:
     """Pan over a picture for two seconds, with a tone."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=RATE)
         video.width, video.height, video.pix_fmt = 320, 240, "yuv420p"
-        audio = container.add_stream("aac", rate=44100) if sound else None
+        audio = container.add_stream(coding, rate=44100) if sound else None
         for number in range(FRAMES):
             frame = np.ascontiguousarray(picture[40:280, 20 + 2 * number :][:, :320])
             for packet in video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
@@ -39,7 +41,9 @@ def write_clip(path: Path, picture: RGB, *, sound: bool = True) -> None:
         if audio:
             samples = np.sin(np.arange(2 * 44100) * 0.06).astype(np.float32)
             for at in range(0, len(samples) - 1024, 1024):
-                tone = av.AudioFrame.from_ndarray(samples[None, at : at + 1024], "fltp", "mono")
+                part = samples[None, at : at + 1024]
+                part = part if layout == "fltp" else (part * 30000).astype(np.int16)
+                tone = av.AudioFrame.from_ndarray(part, layout, "mono")
                 tone.sample_rate, tone.pts, tone.time_base = 44100, at, Fraction(1, 44100)
                 for packet in audio.encode(tone):
                     container.mux(packet)
@@ -100,6 +104,19 @@ def test_mask_of_a_silent_video_with_odd_sides(tmp_path: Path) -> None:
     frames, _, sounds = read_clip(tmp_path / "m.mkv")
     assert sounds == 0
     assert max(int(frame.max()) for frame in frames) < 30
+
+
+def test_sound_that_cannot_be_copied_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "raw.mkv"
+    grey = np.full((400, 400, 3), 90, np.uint8)
+    write_clip(path, grey, coding="pcm_s16le", layout="s16")
+    assert read_clip(path)[2] == 1
+    done = CliRunner().invoke(
+        main, ["--video", str(path), "--output", str(tmp_path / "o.mp4")], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "1 sound track(s) left out" in done.stderr
+    assert read_clip(tmp_path / "o.mp4")[2] == 0
 
 
 def test_what_is_no_video_is_named(tmp_path: Path) -> None:

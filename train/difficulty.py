@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.image import RGB
+from preprocess.mask import eye_boxes
 
 Mask = npt.NDArray[np.uint8]
 Rng = np.random.Generator
@@ -114,14 +115,6 @@ def _jpeg(image: RGB, mask: Mask, figure: float, _: Rng) -> tuple[RGB, Mask]:
 
 def _levels(values: npt.NDArray[np.floating]) -> RGB:
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
-
-
-def eye_boxes(mask: Mask) -> list[tuple[float, float, float, float]]:
-    """Return centre x, centre y, width and height of the one or two largest blobs, in pixels."""
-    _, _, rows, centres = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8))
-    found = zip(rows[1:], centres[1:], strict=True)
-    blobs = sorted(((row[4], *centre, row[2], row[3]) for row, centre in found), reverse=True)
-    return [tuple(float(v) for v in blob[1:]) for blob in blobs[:2]]  # type: ignore[misc]
 
 
 def _squint(image: RGB, mask: Mask, figure: float, _: Rng) -> tuple[RGB, Mask]:

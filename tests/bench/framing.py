@@ -95,7 +95,7 @@ def main(data: Path, model: Path | None, every: int, output: Path | None) -> Non
 def _eye_width(mask: Any) -> float:
     import numpy as np
 
-    from train.difficulty import eye_boxes
+    from preprocess.mask import eye_boxes
 
     return float(np.mean([width for *_, width, _ in eye_boxes(mask)]))
 

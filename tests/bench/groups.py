@@ -24,8 +24,8 @@ def main(data: Path | None, shards: Path, split: str, model: Path) -> None:
     import numpy as np
     import torch
 
+    from preprocess.mask import eye_boxes
     from train.decode import denormalise
-    from train.difficulty import eye_boxes
     from train.evaluate import evaluate_checkpoint
     from train.metrics import image_iou, metrics_of, pixel_counts
 
