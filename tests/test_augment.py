@@ -32,7 +32,7 @@ def eyes(count: int) -> npt.NDArray[np.float32]:
 
 def rows(numbers: Draw, count: int) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
     image, mask = picture()
-    return [augment(image.copy(), mask.copy(), numbers, row, row) for row in range(count)]
+    return [augment(image.copy(), mask.copy(), numbers, row) for row in range(count)]
 
 
 def test_equal_seeds_draw_equal_numbers() -> None:
@@ -75,7 +75,7 @@ def test_geometry_moves_image_and_mask_together_without_black_seams(
     image[24:40, 24:40] = 200
     numbers = draw(only(**{name: Effect(1, strength)}), SIZE, (1,), eyes(16))
     for row in range(16):
-        new_image, new_mask = augment(image.copy(), mask.copy(), numbers, row, 0)
+        new_image, new_mask = augment(image.copy(), mask.copy(), numbers, row)
         assert new_image.min() >= 89, "a seam that the picture does not have"
         on, bright = new_mask >= 128, new_image[..., 0] >= 145
         assert (on ^ bright).sum() <= 8, "only pixels cut in half by an edge may differ"
@@ -118,7 +118,7 @@ def test_colour_changes_hue_but_hardly_the_brightness() -> None:
     image, mask = picture()
     numbers = draw(only(colour=Effect(1, 0.5)), SIZE, (0,), eyes(8))
     for row in range(8):
-        new, same_mask = augment(image.copy(), mask.copy(), numbers, row, 0)
+        new, same_mask = augment(image.copy(), mask.copy(), numbers, row)
         assert np.abs(new.astype(int) - image).max() > 5
         inside = ((new > 0) & (new < 255)).all(axis=2)
         weights = np.array([0.299, 0.587, 0.114])
@@ -146,7 +146,7 @@ def test_cover_hides_eyes_from_image_and_mask() -> None:
     numbers = draw(only(hide=Effect(1, 0.6)), SIZE, (0,), eyes(200))
     touched = 0
     for row in range(200):
-        new, new_mask = augment(image, mask, numbers, row, 0)
+        new, new_mask = augment(image, mask, numbers, row)
         (top, left), (high, wide) = (v[row].astype(int) for v in (numbers.anchor, numbers.extent))
         box = slice(top, top + high), slice(left, left + wide)
         assert (new[box] == np.rint(numbers.cover[row])).all()
@@ -171,7 +171,7 @@ def test_crops_lie_around_the_eyes_and_keep_image_and_mask_together() -> None:
     numbers = draw(only(rotation=Effect(1, 20)), SIZE, (1,), eyes(400), window)
     seen = 0
     for row in range(400):
-        part, eye = augment(image, mask, numbers, row, 0, window)
+        part, eye = augment(image, mask, numbers, row, window)
         assert part.shape == (32, 48, 3)
         assert eye.shape == (32, 48)
         assert ((eye >= 128) ^ (part[..., 0] >= 145)).sum() <= 8

@@ -3,9 +3,9 @@
 Tolerances, in levels of 255. Decoding and normalising: 1e-3, because both loaders call
 libjpeg-turbo and differ by float rounding at most. Every augmentation: a mean of 0.25 and 99.9
 percent of the pixels within 3, because warp, blur and JPEG round at other places, and the pixels
-that JPEG quantises into the next bin differ by more. Noise is compared by its spread: each side
-draws a pattern of its own. All effects together get 12 levels and a mean of 0.5: JPEG, the last
-of them, magnifies a rounding difference of one level to half a step of its quantisation.
+that JPEG quantises into the next bin differ by more. All effects together get 12 levels and a
+mean of 0.5: JPEG, the last of them, magnifies a rounding difference of one level to half a step
+of its quantisation (and, on noise, does so nearly everywhere: that pair is left out).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from preprocess.image import decode_fitted
 from preprocess.manifest import Manifest
 from preprocess.shards import read_index, read_samples, write_shard
 from train.batch import Batch, LoaderConfig
+from train.cache import SampleCache
 from train.config import AugmentConfig, Effect, Window
 from train.decode import binarise, decode_sample, denormalise, normalise
 from train.loader import Loader, open_loader, read_spec
@@ -103,13 +104,14 @@ EFFECTS = {
     "colour": Effect(1, 0.5),
     "grey": Effect(1, 1),
     "blur": Effect(1, 3),
+    "noise": Effect(1, 20),
     "jpeg": Effect(1, 80),
 }
 
 
 @pytest.mark.parametrize("name", [*EFFECTS, "all"])
 def test_both_loaders_augment_alike(pack_root: Path, name: str) -> None:
-    effects = EFFECTS if name == "all" else {name: EFFECTS[name]}
+    effects = {name: EFFECTS[name]} if name != "all" else EFFECTS | {"noise": Effect(0, 0)}
     augment = replace(OFF, **effects)
     dali, portable = (
         list(open_split(pack_root, kind, shuffle=True, augment=augment).epoch(0)) for kind in KINDS
@@ -146,24 +148,9 @@ def test_both_loaders_crop_alike(pack_root: Path, shuffle: bool) -> None:
     assert eyes > 0.5 * sum(len(batch.keys) for batch in dali)
 
 
-def test_both_loaders_add_noise_of_the_same_spread(pack_root: Path) -> None:
-    augment = replace(OFF, noise=Effect(1, 20))
-    spreads = []
-    for kind in KINDS:
-        noisy = open_split(pack_root, kind, augment=augment).epoch(0)
-        plain = open_split(pack_root, kind).epoch(0)
-        spreads.append([
-            (levels(one, pack_root) - levels(other, pack_root)).std(axis=(1, 2, 3))
-            for one, other in zip(noisy, plain, strict=True)
-        ])  # fmt: skip
-    ratios = np.concatenate(spreads[0]) / np.concatenate(spreads[1])
-    assert np.concatenate(spreads[0]).max() > 5
-    np.testing.assert_allclose(ratios, 1, atol=0.12)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_augmentation_differs_by_epoch_and_repeats_by_seed(pack_root: Path, kind: str) -> None:
-    augment = AugmentConfig(noise=Effect(0, 0))
+    augment = AugmentConfig()
     loader = open_split(pack_root, kind, shuffle=True, augment=augment)
     first, again, later = (next(iter(loader.epoch(epoch))) for epoch in (0, 0, 1))
     assert torch.equal(first.images, again.images)
@@ -172,7 +159,7 @@ def test_augmentation_differs_by_epoch_and_repeats_by_seed(pack_root: Path, kind
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranks_load_their_rows_of_the_whole_batch(pack_root: Path, kind: str) -> None:
-    augment = AugmentConfig(noise=Effect(0, 0))
+    augment = AugmentConfig()
     whole = list(open_split(pack_root, kind, shuffle=True, augment=augment).epoch(2))
     parts = [
         open_split(pack_root, kind, shuffle=True, augment=augment, rank=r, world=2).epoch(2)
@@ -195,6 +182,31 @@ def test_inference_sees_what_the_loader_sees(pack_root: Path, faces: Path, kind:
             fitted, _ = decode_fitted(samples[key].image.read(faces), spec.size)
             error = np.square(fitted.astype(float) - square).mean()
             assert 10 * np.log10(255**2 / error) > 36, "decibels; JPEG at quality 96 has about 40"
+
+
+@pytest.mark.parametrize("window", [None, Window(32, 48, 0.15)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_cache_changes_nothing_and_saves_reading(
+    pack_root: Path, tmp_path: Path, kind: str, window: Window | None
+) -> None:
+    root = tmp_path / "pack"
+    shutil.copytree(pack_root, root)
+    order = SplitOrder.read(root, "train", 6, shuffle=True, seed=5)
+    keys = [entry.key for shard in order.shards for entry in shard.entries]
+    plain = LoaderConfig(order, read_spec(root), AugmentConfig(), CPU, window=window)
+    cached = replace(plain, cache=SampleCache(len(keys), plain.spec.size))
+    expected = [list(open_loader(plain, kind).epoch(epoch)) for epoch in range(4)]
+    loader = open_loader(cached, kind)
+    for epoch, batches in enumerate(expected):
+        for one, other in zip(loader.epoch(epoch), batches, strict=True):
+            assert one.keys == other.keys
+            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.masks, other.masks)
+        if epoch == 2:
+            assert cached.cache
+            assert cached.cache.missing(keys) == 0, "three epochs leave out two others each"
+            for shard in order.shards:
+                shard.shard.unlink()  # the fourth epoch has to do without
 
 
 def copy_with_shard(root: Path, out: Path, drop: str) -> Path:

@@ -9,6 +9,7 @@ the DALI graph; `augment` below is the same on arrays.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -27,6 +28,8 @@ _COVER_LEAST = 0.03  # of covers: smallest share of a side
 _COVER_BOTH, _COVER_ANYWHERE = 0.25, 0.15  # how many lie on both eyes, how many anywhere
 _BACKGROUND_ZOOM = 2.0  # crops of the background are enlarged up to so much more
 _BOTH_EYES, _SCATTER = 0.7, 0.3  # of crops: how many show both eyes, and how far off their centre
+_NOISE_STARTS = 1 << 20  # places in the table of noise where a row of pixels may begin
+_NOISE_STRIDE = 389_927  # from one row's place to the next: a prime, so that no rows repeat
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Draw:
         N x 3 float32, its colour, RGB in levels.
     brightness, contrast, saturation, hue, sigma, noise
         N float32: two factors, a factor, degrees, pixels, levels.
+    grain
+        N int32: where the noise pattern begins (see `noise_levels`).
     quality
         N int32, JPEG quality.
     """
@@ -65,8 +70,14 @@ class Draw:
     sigma: Floats
     noisy: npt.NDArray[np.bool_]
     noise: Floats
+    grain: npt.NDArray[np.int32]
     compressed: npt.NDArray[np.bool_]
     quality: npt.NDArray[np.int32]
+
+    @property
+    def window(self) -> npt.NDArray[np.int32]:
+        """N int32: width of each Gaussian's window in pixels, two sigma to either side; odd."""
+        return (2 * np.ceil(2 * self.sigma) + 1).astype(np.int32)
 
     def rows(self, part: slice) -> Draw:
         """Return the numbers of some pictures of the batch."""
@@ -131,6 +142,10 @@ def draw(
     matrix = _matrices(flip, scale, stretch, angle, source, target)
     hidden = happens(config.hide)
     anchor, extent, cover = _covers(rng, eyes, size, config.hide.strength)
+    sigma = rng.uniform(0.3, max(0.31, config.blur.strength), count)
+    noise = rng.uniform(0.1, 1, count) * config.noise.strength
+    quality = rng.uniform(worst, max(worst, 90) + 1, count)
+    grain = rng.integers(_NOISE_STARTS, size=count)
     still = ~flip & (scale == 1) & (stretch == 1) & (angle == 0) & (source == target).all(axis=1)
     return Draw(
         matrix=matrix.astype(np.float32),
@@ -145,11 +160,12 @@ def draw(
         saturation=np.where(grey, 0.0, saturation).astype(np.float32),
         hue=hue.astype(np.float32),
         blurred=blurred,
-        sigma=rng.uniform(0.3, max(0.31, config.blur.strength), count).astype(np.float32),
+        sigma=sigma.astype(np.float32),
         noisy=noisy,
-        noise=(rng.uniform(0.1, 1, count) * config.noise.strength).astype(np.float32),
+        noise=noise.astype(np.float32),
+        grain=grain.astype(np.int32),
         compressed=compressed,
-        quality=rng.uniform(worst, max(worst, 90) + 1, count).astype(np.int32).clip(1, 100),
+        quality=quality.astype(np.int32).clip(1, 100),
     )
 
 
@@ -224,7 +240,6 @@ def augment(
     mask: npt.NDArray[np.uint8],
     numbers: Draw,
     row: int,
-    seed: int,
     window: Window | None = None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Apply one row of a draw to arrays: the portable twin of the DALI graph.
@@ -237,8 +252,6 @@ def augment(
         H x W, uint8, 0 or 255.
     numbers, row
         What was drawn, and which picture of the batch this is.
-    seed
-        Of the noise pattern (its strength is drawn; DALI makes a pattern of its own).
     window
         What `draw` was given.
 
@@ -260,22 +273,42 @@ def augment(
     contrast = np.float32(numbers.contrast[row])
     if factor != 1 or contrast != 1:
         offset = float(factor * (_MIDDLE - contrast * _MIDDLE))
-        image = _clip(image * np.float32(factor * contrast) + np.float32(offset))
+        line = np.arange(256) * np.float32(factor * contrast) + np.float32(offset)
+        table = np.clip(np.rint(line), 0, 255).astype(np.uint8)
+        image = np.asarray(cv2.LUT(image, table), np.uint8)
     if numbers.twisted[row]:
         matrix = _twist(float(numbers.saturation[row]), float(numbers.hue[row]))
-        image = _clip(image.astype(np.float32) @ matrix.T)
+        image = np.asarray(cv2.transform(image, matrix), np.uint8)
     if numbers.blurred[row]:
         sigma = float(numbers.sigma[row])
-        kernel = 2 * int(np.ceil(3 * sigma)) + 1
-        image = np.asarray(cv2.GaussianBlur(image, (kernel, kernel), sigma), np.uint8)
+        side = int(numbers.window[row])
+        image = np.asarray(cv2.GaussianBlur(image, (side, side), sigma), np.uint8)
     if numbers.noisy[row]:
-        pattern = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
-        image = _clip(image + pattern * numbers.noise[row])
+        noise = noise_levels(numbers, row, *image.shape[:2])
+        image = np.asarray(cv2.add(image, noise, dtype=cv2.CV_8U), np.uint8)
     if numbers.compressed[row]:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(numbers.quality[row])]
         data = cv2.imencode(".jpg", image[..., ::-1], quality)[1]
         image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
     return image, mask
+
+
+def noise_levels(numbers: Draw, row: int, height: int, width: int) -> npt.NDArray[np.int16]:
+    """Return Gaussian noise for one picture, H x W x 3, in levels.
+
+    Rows are taken from one table at places that follow from `Draw.grain`: making normally
+    distributed numbers anew takes longer than decoding the picture.
+    """
+    starts = (int(numbers.grain[row]) + _NOISE_STRIDE * np.arange(height)) % _NOISE_STARTS
+    rows = np.lib.stride_tricks.sliding_window_view(_noise_table(3 * width), 3 * width)[starts]
+    levels = np.rint(rows * numbers.noise[row]).astype(np.int16)
+    return np.asarray(levels.reshape(height, width, 3), np.int16)
+
+
+@cache
+def _noise_table(row: int) -> Floats:
+    rng = np.random.default_rng((*b"noise", row))
+    return rng.standard_normal(_NOISE_STARTS + row, np.float32)
 
 
 def _warp(
@@ -297,7 +330,3 @@ def _twist(saturation: float, hue: float) -> Floats:
     turn = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
     fade = np.diag([1, saturation, saturation])
     return np.asarray(_YIQ_TO_RGB @ turn @ fade @ _RGB_TO_YIQ, np.float32)
-
-
-def _clip(values: Floats) -> npt.NDArray[np.uint8]:
-    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)

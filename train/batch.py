@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from train.cache import SampleCache
 from train.config import AugmentConfig, Window
 from train.decode import InputSpec
 from train.order import SplitOrder
@@ -48,6 +49,8 @@ class LoaderConfig:
         Decoding threads.
     window
         Size of the parts to train on; None takes whole pictures.
+    cache
+        Where decoded samples are kept; None decodes them every time.
     """
 
     order: SplitOrder
@@ -56,3 +59,4 @@ class LoaderConfig:
     device: torch.device
     threads: int = 2
     window: Window | None = None
+    cache: SampleCache | None = None

@@ -82,6 +82,12 @@ def main() -> None:
 )
 @click.option("--compile", is_flag=True, help="Use torch.compile.")
 @click.option("--keep", default=2, help="Training checkpoints kept besides the best.")
+@click.option(
+    "--cache",
+    default="auto",
+    metavar="auto|off|GB",
+    help="Memory for decoded samples; auto takes up to a quarter of what is free.",
+)
 @click.option("--log-every", default=10, help="Steps between looks at the loss.")
 @click.option("--tensorboard", is_flag=True, help="Also log to OUTPUT/tensorboard.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUTPUT.")

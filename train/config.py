@@ -259,6 +259,9 @@ class TrainConfig:
         torch device or auto; bf16, fp16, off or auto.
     keep
         Training checkpoints to keep besides the best.
+    cache
+        Keep decoded samples in memory: auto (where they take at most a quarter of what is free),
+        off, or as many gigabytes as may be used.
     """
 
     shards: Path
@@ -279,6 +282,7 @@ class TrainConfig:
     amp: str = "auto"
     compile: bool = False
     keep: int = 2
+    cache: str = "auto"
     log_every: int = 10
     tensorboard: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -304,7 +308,7 @@ class TrainConfig:
     def decides(self) -> dict[str, Any]:
         """Return the settings that decide the weights: those must not change on --resume."""
         free = {"shards", "output", "keep", "log_every", "tensorboard", "threads", "loader",
-                "device", "compile"}  # fmt: skip
+                "device", "compile", "cache"}  # fmt: skip
         return {key: value for key, value in asdict(self).items() if key not in free}
 
 

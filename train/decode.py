@@ -8,6 +8,7 @@ inference. From there on: ``(pixel - mean) / std`` in float32, stored channels-l
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,33 @@ def normalise(squares: npt.NDArray[np.uint8], spec: InputSpec) -> torch.Tensor:
     torch.Tensor
         N x 3 x size x size, float32, in channels_last memory (a view: no copy).
     """
-    scale = 1 / np.asarray(spec.std, np.float32)
-    pixels = (squares - np.asarray(spec.mean, np.float32)) * scale
+    pixels = np.empty(squares.shape, np.float32)
+    for square, out in zip(squares, pixels, strict=True):
+        normalise_into(out, square, spec)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def normalise_into(
+    out: npt.NDArray[np.float32], picture: npt.NDArray[np.uint8], spec: InputSpec
+) -> None:
+    """Write one normalised H x W x 3 picture into contiguous memory of that shape.
+
+    A row at a time: NumPy's loop over three channels alone takes fourteen times as long.
+    """
+    height, width, _ = picture.shape
+    mean, scale = _row_of(spec.mean, spec.std, width)
+    rows = out.reshape(height, 3 * width)
+    np.subtract(picture.reshape(height, 3 * width), mean, out=rows)
+    rows *= scale
+
+
+@cache
+def _row_of(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Mean and 1 / std, repeated for a row of pixels."""
+    scale = 1 / np.asarray(std, np.float32)
+    return np.tile(np.asarray(mean, np.float32), width), np.tile(scale, width)
 
 
 def denormalise(images: torch.Tensor, spec: InputSpec) -> npt.NDArray[np.uint8]:

@@ -53,6 +53,11 @@ def resolve_loader(kind: str) -> str:
     return kind
 
 
+def processes_here() -> int:
+    """Count the processes of this run on this machine (torchrun says how many)."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def decoding_threads(threads: int | None) -> int:
     """Return the decoding threads to use; None takes this process's share of the cores.
 
@@ -62,8 +67,7 @@ def decoding_threads(threads: int | None) -> int:
         Where the number is below 1.
     """
     if threads is None:
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        return max(2, min(16, usable_cores() // processes))
+        return max(2, min(16, usable_cores() // processes_here()))
     if threads < 1:
         raise InputError("--threads", f"is {threads}", "Expected 1 or more")
     return threads

@@ -18,11 +18,19 @@ from tqdm import tqdm
 from preprocess.errors import InputError
 from preprocess.manifest import Manifest
 from train.batch import LoaderConfig
+from train.cache import SampleCache, open_cache
 from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file
 from train.config import AugmentConfig, TrainConfig
 from train.distributed import Processes, distribute, join_processes
 from train.evaluate import calibrate, evaluate
-from train.loader import Loader, decoding_threads, open_loader, read_spec, resolve_loader
+from train.loader import (
+    Loader,
+    decoding_threads,
+    open_loader,
+    processes_here,
+    read_spec,
+    resolve_loader,
+)
 from train.loss import bce_dice
 from train.model import UNet, flop_count, parameter_count, to_channels_last
 from train.optimizer import build_optimizers
@@ -81,11 +89,18 @@ def _fit(
     if spec.size % config.model.stride:
         problem = f"holds {spec.size}-pixel squares; this network needs a multiple of"
         raise InputError(config.shards, f"{problem} {config.model.stride}", "Change --depth")
-    loader = _open(config, config.augment, "train", processes, device)
-    soft_loader = _open(config, config.augment.softened(), "train", processes, device)
+    splits = Manifest.load(config.shards).splits
+    cache = None
+    if config.epochs > 1:
+        samples = splits["train"].samples + splits["val"].samples
+        cache = open_cache(config.cache, samples, spec.size, processes_here())
+    loader, soft_loader = (
+        _open(config, augment, "train", processes, device, cache)
+        for augment in (config.augment, config.augment.softened())
+    )
     settled = config.epochs - round(config.settle * config.epochs)
-    has_val = Manifest.load(config.shards).splits["val"].samples > 0
-    val_loader = _open(config, None, "val" if has_val else "train", processes, device)
+    has_val = splits["val"].samples > 0
+    val_loader = _open(config, None, "val" if has_val else "train", processes, device, cache)
     steps, warmup = config.epochs * loader.steps, round(config.warmup * loader.steps)
 
     # Set up: model, averaged weights, optimiser.
@@ -126,7 +141,8 @@ def _fit(
             f"{parameter_count(model) / 1e6:.2f} M parameters, "
             f"{flop_count(UNet(config.model), spec.size) / 1e9:.2f} GFLOP at {spec.size}, {amp}, "
             f"{device}, {processes.world} process(es), {resolve_loader(config.loader)} loader, "
-            f"{loader.samples} train and {val_loader.samples if has_val else 'no'} val samples, "
+            f"{loader.samples} train and {val_loader.samples if has_val else 'no'} val samples "
+            f"({'kept decoded' if cache else 'decoded anew each epoch'}), "
             f"epochs {len(history)} to {config.epochs}"
         )
     writer = None
@@ -237,6 +253,7 @@ def _open(
     split: str,
     processes: Processes,
     device: torch.device,
+    cache: SampleCache | None = None,
 ) -> Loader:
     """Open a split: for training, or, without `augment`, for evaluation."""
     spec = read_spec(config.shards)
@@ -249,7 +266,7 @@ def _open(
         window = config.crop.window(spec.size, config.model.stride)
     augment = augment or AugmentConfig.off()
     threads = decoding_threads(config.threads)
-    loader = LoaderConfig(order, spec, augment, device, threads, window)
+    loader = LoaderConfig(order, spec, augment, device, threads, window, cache)
     return open_loader(loader, config.loader)
 
 

@@ -1,7 +1,7 @@
-"""The portable loader: webdataset and the decode path of `preprocess.image`, on any platform.
+"""The portable loader: the decode path of `preprocess.image` in threads, on any platform.
 
-Gives the same batches as the DALI loader (noise patterns apart). Pictures are decoded by a pool
-of threads, a batch ahead of the network: libjpeg-turbo and OpenCV release Python's lock.
+Gives the same batches as the DALI loader. A pool of threads takes each sample from its bytes to
+its place in the batch, ahead of the network: libjpeg-turbo, OpenCV and NumPy release Python's lock.
 """
 
 from __future__ import annotations
@@ -9,24 +9,27 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import FileIO
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from preprocess.errors import InputError
-from preprocess.stream import stream_samples
 from train.augment import Draw, augment
 from train.batch import Batch, LoaderConfig
 from train.batch_draw import BatchDraw
-from train.decode import binarise, decode_sample, normalise
-from train.order import Segment
+from train.decode import decode_sample, normalise_into
+from train.order import EpochOrder
 
 _AHEAD = 2
-Pair = tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], ...]
 
 
 class PortableLoader:
-    """Batches through webdataset, Pillow and libjpeg-turbo (see `train.loader.Loader`)."""
+    """Batches through libjpeg-turbo and OpenCV (see `train.loader.Loader`)."""
 
     def __init__(self, config: LoaderConfig) -> None:
         self._config = config
@@ -40,82 +43,103 @@ class PortableLoader:
         Raises
         ------
         InputError
-            Where a shard lacks a sample or a component, or holds one that cannot be decoded.
+            Where a shard lacks a component, or holds one that cannot be decoded.
         """
         order = self._config.order.epoch(epoch)
-        samples = (pair for segment in order.segments for pair in _read_segment(segment))
+        samples = _read(order, self._config)
         steps = iter(enumerate(zip(order.batches, order.first_rows, strict=True)))
-        ahead: deque[tuple[tuple[str, ...], list[Future[Pair]]]] = deque()
+        ahead: deque[tuple[_Work, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self._config.threads) as pool:
             while True:
                 for step, (keys, first) in islice(steps, _AHEAD + 1 - len(ahead)):
-                    work = Decoder(
-                        self._config,
-                        self._draw(epoch, step, first, keys, len(keys)),
-                        (epoch, step, first),
-                    )
-                    jobs = [
-                        pool.submit(work, row, *parts)
-                        for row, parts in enumerate(islice(samples, len(keys)))
-                    ]
-                    ahead.append((keys, jobs))
+                    drawn = self._draw(epoch, step, first, keys, len(keys))
+                    work = _Work.on(self._config, keys, drawn)
+                    rows = enumerate(islice(samples, len(keys)))
+                    ahead.append((work, [pool.submit(work.fill, row, raw) for row, raw in rows]))
                 if not ahead:
                     return
-                keys, jobs = ahead.popleft()
-                yield self._collate(keys, [job.result() for job in jobs])
+                work, jobs = ahead.popleft()
+                for job in jobs:
+                    job.result()
+                yield work.batch()
 
-    def _collate(self, keys: tuple[str, ...], pairs: list[Pair]) -> Batch:
-        images = normalise(np.stack([image for image, _ in pairs]), self._config.spec)
-        masks = binarise(np.stack([mask for _, mask in pairs]))
-        device = self._config.device
+
+@dataclass(frozen=True)
+class _Raw:
+    """An encoded sample; without bytes where the cache has it."""
+
+    name: str
+    jpg: bytes | None = None
+    png: bytes | None = None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A batch in the making: each thread fills rows of it."""
+
+    config: LoaderConfig
+    keys: tuple[str, ...]
+    drawn: Draw | None
+    images: npt.NDArray[np.float32]
+    masks: npt.NDArray[np.float32]
+
+    @classmethod
+    def on(cls, config: LoaderConfig, keys: tuple[str, ...], drawn: Draw | None) -> _Work:
+        size, window = config.spec.size, config.window
+        shape = (len(keys), *((window.height, window.width) if window else (size, size)))
+        images = np.empty((*shape, 3), np.float32)
+        return cls(config, keys, drawn, images, np.empty(shape, np.float32))
+
+    def fill(self, row: int, raw: _Raw) -> None:
+        """Decode, augment and normalise one sample into its row."""
+        config, key = self.config, self.keys[row]
+        if raw.jpg is not None and raw.png is not None:
+            image, mask = decode_sample(raw.jpg, raw.png, raw.name)
+            size = config.spec.size
+            if image.shape != (size, size, 3) or mask.shape != image.shape[:2]:
+                problem = f"image is {image.shape}, mask {mask.shape}"
+                raise InputError(raw.name, problem, "Pack again: `make shards`")
+            if config.cache:
+                config.cache.put(key, image, mask)
+        else:
+            assert config.cache
+            image, mask = config.cache.get(key)
+            mask = mask[:, :, 0]
+        if self.drawn is not None:
+            image, mask = augment(image, mask, self.drawn, row, config.window)
+        normalise_into(self.images[row], image, config.spec)
+        np.greater_equal(mask, 128, out=self.masks[row])
+
+    def batch(self) -> Batch:
+        """Hand the filled batch to its device."""
+        device = self.config.device
+        images = torch.from_numpy(self.images).permute(0, 3, 1, 2)
+        masks = torch.from_numpy(self.masks).unsqueeze(1)
         if device.type == "cuda":
             images, masks = images.pin_memory(), masks.pin_memory()
-        return Batch(
-            images.to(device, non_blocking=True), masks.to(device, non_blocking=True), keys
-        )
+            images, masks = (t.to(device, non_blocking=True) for t in (images, masks))
+        return Batch(images, masks, self.keys)
 
 
-class Decoder:
-    """Decodes and augments the samples of one batch."""
-
-    def __init__(
-        self, config: LoaderConfig, numbers: Draw | None, place: tuple[int, int, int]
-    ) -> None:
-        self._config, self._numbers = config, numbers
-        self._epoch, self._step, self._first = place
-
-    def __call__(self, row: int, name: str, jpg: bytes, png: bytes) -> Pair:
-        """Return image and mask of one sample, row `row` of this process's batch."""
-        image, mask = decode_sample(jpg, png, name)
-        size = self._config.spec.size
-        if image.shape != (size, size, 3) or mask.shape != image.shape[:2]:
-            problem = f"image is {image.shape}, mask {mask.shape}"
-            raise InputError(name, problem, "Pack again: `make shards`")
-        if self._numbers is not None:
-            seed = (self._config.order.seed, self._epoch, self._step, self._first + row)
-            pattern = hash(seed) & 0xFFFFFFFF
-            image, mask = augment(image, mask, self._numbers, row, pattern, self._config.window)
-        return image, mask
-
-
-def _read_segment(segment: Segment) -> Iterator[tuple[str, bytes, bytes]]:
-    """Read a shard with webdataset and yield (name, jpg, png) in the segment's order.
-
-    A shard is read from start to end, as it would be from a pipe or a network; the encoded
-    samples of the segment (some 25 MB a thousand) wait in memory for their turn.
-    """
-    wanted = {entry.key for entry in segment.entries}
-    found: dict[str, tuple[bytes, bytes]] = {}
-    for sample in stream_samples(segment.shard):
-        key = sample["__key__"]
-        if key in wanted:
-            for extension in ("jpg", "png"):
-                if extension not in sample:
-                    problem = f"sample {key!r} has no {extension}"
-                    raise InputError(segment.shard, problem, "Pack again: `make shards`")
-            found[key] = sample["jpg"], sample["png"]
-    for entry in segment.entries:
-        if entry.key not in found:
-            problem = f"sample {entry.key!r} stands in the index, but not in the shard"
-            raise InputError(segment.shard, problem, "Pack again: `make shards`")
-        yield f"{segment.shard}, sample {entry.key}", *found.pop(entry.key)
+def _read(order: EpochOrder, config: LoaderConfig) -> Iterator[_Raw]:
+    """Yield the samples of an epoch in order; the bytes only of those that are not in the cache."""
+    for segment in order.segments:
+        with ExitStack() as stack:
+            file: FileIO | None = None
+            for entry in segment.entries:
+                name = f"{segment.shard}, sample {entry.key}"
+                if config.cache and entry.key in config.cache:
+                    yield _Raw(name)
+                    continue
+                if file is None:
+                    file = stack.enter_context(segment.shard.open("rb", buffering=0))
+                there = {extension: place for extension, *place, _ in entry.components}
+                parts = []
+                for extension in ("jpg", "png"):
+                    if extension not in there:
+                        problem = f"sample {entry.key!r} has no {extension}"
+                        raise InputError(segment.shard, problem, "Pack again: `make shards`")
+                    offset, length = there[extension]
+                    file.seek(offset)
+                    parts.append(file.read(length))
+                yield _Raw(name, *parts)
