@@ -51,6 +51,9 @@ class LoaderConfig:
         Size of the parts to train on; None takes whole pictures.
     cache
         Where decoded samples are kept; None decodes them every time.
+    hardware_share
+        Share of a batch's JPEGs that a GPU's own decoder takes, where it has one; the CUDA cores
+        take the rest (DALI's `hw_decoder_load`).
     """
 
     order: SplitOrder
@@ -60,3 +63,4 @@ class LoaderConfig:
     threads: int = 2
     window: Window | None = None
     cache: SampleCache | None = None
+    hardware_share: float = 0.9
