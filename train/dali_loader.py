@@ -3,7 +3,8 @@
 With a CUDA device the JPEGs are decoded by `mixed` (on the GPU, by its JPEG engine where it has
 one) and everything after runs there; without one the same graph runs on DALI's CPU backend. The
 order of samples is ours, not DALI's: a temporary index a shard lists the samples of the epoch.
-A fresh graph an epoch costs 5 to 25 ms on the CPU, and buys a loader without state.
+A fresh graph an epoch costs 5 to 25 ms on the CPU, and buys a loader without state; long epochs
+take several, because DALI's reader keeps every line of its indexes in memory.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 
 from preprocess.errors import InputError
-from preprocess.shards import format_index, read_samples
+from preprocess.shards import ShardIndex, join_index, read_samples
 from train.augment import Draw
 from train.batch import Batch, LoaderConfig
 from train.batch_draw import BatchDraw
@@ -27,6 +28,7 @@ from train.decode import InputSpec, decode_sample
 from train.order import EpochOrder
 
 _COMPONENTS = ("jpg", "png")
+_STRETCH = 32_768  # samples that a graph indexes (480 bytes each); then a fresh one goes on
 
 
 class DaliLoader:
@@ -46,15 +48,17 @@ class DaliLoader:
         InputError
             Where a shard lacks a component or holds one that cannot be decoded.
         """
-        config, order = self._config, self._config.order.epoch(epoch)
-        if not order.batches:
-            return
+        for order in self._config.order.epoch(epoch).stretches(_STRETCH):
+            yield from self._stretch(order)
+
+    def _stretch(self, order: EpochOrder) -> Iterator[Batch]:
+        config = self._config
         gpu = config.device.type == "cuda"
         stream = torch.cuda.current_stream(config.device) if gpu else None
         with TemporaryDirectory(prefix="eyes-index-") as folder:
             paths, indexes = _write_indexes(order, Path(folder))
             try:
-                pipeline = self._build(paths, indexes, order, epoch)
+                pipeline = self._build(paths, indexes, order)
                 for keys in order.batches:
                     images, masks = pipeline.run(stream)
                     yield Batch(
@@ -64,14 +68,14 @@ class DaliLoader:
                 _raise_for_bad_sample(order)
                 raise
 
-    def _build(self, paths: list[str], indexes: list[str], order: EpochOrder, epoch: int) -> Any:
+    def _build(self, paths: list[str], indexes: list[str], order: EpochOrder) -> Any:
         config = self._config
         gpu = config.device.type == "cuda"
         rows = len(order.batches[0])
 
         def numbers(step: int) -> list[np.ndarray[Any, Any]]:
             step = min(step, len(order.batches) - 1)
-            drawn = self._draw(epoch, step, order.first_rows[step], order.batches[step], rows)
+            drawn = self._draw(order, step, rows)
             return [getattr(drawn, name) for name in _drawn_names(config.window)]
 
         pipeline = _graph(
@@ -80,7 +84,8 @@ class DaliLoader:
             num_threads=config.threads,
             device_id=(config.device.index or 0) if gpu else None,
             prefetch_queue_depth=2,
-            seed=(config.order.seed * 1_000_003 + epoch) * 1_009 + config.order.rank,
+            seed=(config.order.seed * 1_000_003 + order.epoch) * 1_009 + config.order.rank
+            + order.first_step * 1_000_000_007,
         )  # fmt: skip
         pipeline.build()
         return pipeline
@@ -90,16 +95,17 @@ def _write_indexes(order: EpochOrder, folder: Path) -> tuple[list[str], list[str
     """Write an index for each segment; return the shards and the indexes, as DALI wants them."""
     paths, indexes = [], []
     for number, segment in enumerate(order.segments):
-        lines = []
-        for entry in segment.entries:
-            there = {extension for extension, *_ in entry.components}
-            for extension in _COMPONENTS:
-                if extension not in there:
-                    problem = f"sample {entry.key!r} has no {extension}"
+        whole = ShardIndex.read(segment.shard)
+        rows = segment.rows.tolist()
+        lines = [whole.lines[row] for row in rows]
+        for extension in _COMPONENTS:
+            there = f"{extension} ".encode(), f" {extension} ".encode()
+            for row, line in zip(rows, lines, strict=True):
+                if not (line.startswith(there[0]) or there[1] in line):
+                    problem = f"sample {whole.entry(row).key!r} has no {extension}"
                     raise InputError(segment.shard, problem, "Pack again: `make shards`")
-            lines.append(entry.line(_COMPONENTS))
         index = folder / f"{number}.idx"
-        index.write_bytes(format_index(lines))
+        index.write_bytes(join_index(lines))
         paths.append(str(segment.shard))
         indexes.append(str(index))
     return paths, indexes
@@ -126,6 +132,7 @@ def _graph(
         index_paths=indexes,
         ext=list(_COMPONENTS),
         missing_component_behavior="error",
+        dont_use_mmap=True,  # pages of mapped shards count as ours, for as long as the graph lives
         name="reader",
     )
     jpg, png = components

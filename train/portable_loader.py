@@ -51,7 +51,7 @@ class PortableLoader:
                 for step, (keys, first) in islice(steps, _AHEAD + 1 - len(ahead)):
                     work = Decoder(
                         self._config,
-                        self._draw(epoch, step, first, keys, len(keys)),
+                        self._draw(order, step, len(keys)),
                         (epoch, step, first),
                     )
                     jobs = [
