@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from preprocess.errors import InputError
 from preprocess.manifest import Manifest
-from preprocess.shards import IndexEntry, ShardIndex
+from preprocess.shards import IndexEntry, ShardIndex, read_ahead
 
 _KEPT_INDEXES = 4  # batches are asked for one after the other, with a few read ahead
 
@@ -113,8 +113,9 @@ class EpochOrder:
         return tuple(keys)
 
     def index(self, shard: Path) -> ShardIndex:
-        """Read a shard's index, or take it from the last few that were read."""
+        """Read the index of a shard whose turn has come, or take it from the last few."""
         if shard not in self._indexes:
+            read_ahead(shard)
             if len(self._indexes) >= _KEPT_INDEXES:
                 del self._indexes[next(iter(self._indexes))]
             self._indexes[shard] = ShardIndex.read(shard)
