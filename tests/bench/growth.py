@@ -302,8 +302,8 @@ def bars(results: dict[str, list[Figures]], sizes: list[int]) -> list[str]:
                                  / max(speeds), FLAT))  # fmt: skip
     for title, names in kinds(sizes).items():
         peaks = [contest.median(results[name], "peak MB") for name in names]
-        lines.append(contest.bar(f"{title}, lowest over highest peak memory", min(peaks)
-                                 / max(peaks), FLAT))  # fmt: skip
+        label = f"{title}, peak memory of {sizes[0]:,} over the highest"
+        lines.append(contest.bar(label, peaks[0] / max(peaks), FLAT))
     for kind in LOADERS:
         whole = results[f"whole epoch, load {kind} {sizes[-1]:,}"][0]
         part = contest.median(results[f"load {kind} {sizes[-1]:,}"], "images/s")
@@ -362,23 +362,36 @@ def report(
 
 
 def draw_plot(results: dict[str, list[Figures]], sizes: list[int], path: Path) -> None:
+    """Draw figures over sizes; bands are a tenth around the smallest set's."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    for axes, column, title in zip(
-        figure.subplots(1, 2), ("images/s", "peak MB"), ("images/s", "peak memory, MB"), strict=True
-    ):
-        for label, names in kinds(sizes).items():
+    shown = {
+        "images/s": "images/s",
+        "peak MB": "peak memory, MB",
+        "first batch s": "first batch, s",
+    }
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    for axes, (column, title) in zip(figure.subplots(1, 3), shown.items(), strict=True):
+        for number, (label, names) in enumerate(kinds(sizes).items()):
+            if column not in results[names[0]][0]:
+                continue
             values = [[row[column] for row in results[name]] for name in names]
             middles = [contest.median(results[name], column) for name in names]
             low = [m - min(v) for m, v in zip(middles, values, strict=True)]
             high = [max(v) - m for m, v in zip(middles, values, strict=True)]
-            axes.errorbar(sizes, middles, (low, high), marker="o", capsize=3, label=label)
+            colour = f"C{number}"
+            axes.errorbar(
+                sizes, middles, (low, high), marker="o", capsize=3, label=label, color=colour
+            )
+            if column != "first batch s":
+                axes.axhspan(0.9 * middles[0], 1.1 * middles[0], color=colour, alpha=0.12)
         axes.set(xscale="log", xlabel="samples", title=title)
         if column == "images/s":
             axes.set_yscale("log")
             axes.legend(fontsize=8)
-        else:
+        if column == "first batch s":
+            axes.axhline(START, color="0.4", linestyle=":")
+        if column != "images/s":
             axes.set_ylim(0)
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.minorticks_off()
