@@ -36,7 +36,7 @@ _FIRST_VAL, _FIRST_TEST = 162_770, 182_637
 _LONGEST_KEY = 87  # a tar header holds names of 100 bytes, extension included
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RawSample:
     """One photograph of the source and where its masks are; nothing is read yet."""
 
@@ -86,9 +86,9 @@ def read_plan(source: Path, split: str | None = None) -> Plan:
         Where the path is missing or holds neither layout.
     """
     members = list_members(source, _is_wanted)
-    if any(IMAGE_FOLDER in name.parts for name in members):
+    if any(IMAGE_FOLDER in name.split("/") for name in members):
         plan = _plan_official(source, members)
-    elif any("images" in name.parts for name in members):
+    elif any("images" in name.split("/") for name in members):
         plan = _plan_pairs(source, members)
     else:
         raise InputError(
@@ -130,12 +130,13 @@ def split_of_key(key: str) -> str:
     return "val" if share < 0.9 else "test"
 
 
-def _plan_official(source: Path, members: dict[PurePosixPath, Member]) -> Plan:
+def _plan_official(source: Path, members: dict[str, Member]) -> Plan:
     images: dict[int, Member] = {}
     masks: dict[int, dict[str, Member]] = {}
     mapping: Member | None = None
     dropped: list[Dropped] = []
-    for name, member in members.items():
+    for path, member in members.items():
+        name = PurePosixPath(path)
         if name.parent.name == IMAGE_FOLDER and name.suffix.lower() in _IMAGE_SUFFIXES:
             if not name.stem.isdecimal():
                 dropped.append(Dropped(name.name, "image name is not a number"))
@@ -195,7 +196,7 @@ def _read_mapping(source: Path, member: Member) -> dict[int, str]:
     return splits
 
 
-def _plan_pairs(source: Path, members: dict[PurePosixPath, Member]) -> Plan:
+def _plan_pairs(source: Path, members: dict[str, Member]) -> Plan:
     dropped: list[Dropped] = []
     images = _by_stem(members, ("images",), dropped)
     masks = _by_stem(members, ("eye_masks", "masks"), dropped)
@@ -225,10 +226,11 @@ def _key(stem: str) -> str:
 
 
 def _by_stem(
-    members: dict[PurePosixPath, Member], folders: Iterable[str], dropped: list[Dropped]
+    members: dict[str, Member], folders: Iterable[str], dropped: list[Dropped]
 ) -> dict[str, Member]:
     found: dict[str, Member] = {}
-    for name, member in members.items():
+    for path, member in members.items():
+        name = PurePosixPath(path)
         if name.parent.name in folders and name.suffix.lower() in _IMAGE_SUFFIXES:
             if name.stem in found:
                 dropped.append(_second(name.stem, member, found[name.stem]))

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -113,6 +113,7 @@ def pack(config: PackConfig) -> PackReport:
     started = time.perf_counter()
     plan = read_plan(config.source, config.split)
     shards = plan_shards(plan, config.settings)
+    plan = replace(plan, samples=())  # kept by the shards, in a twentieth of the memory
     fingerprint = hashlib.sha256("".join(shard.digest for shard in shards).encode()).hexdigest()
     _check_target(config, fingerprint)
     finished = finished_shards(config.out, shards, strict=config.overwrite)
@@ -193,8 +194,8 @@ def _check_target(config: PackConfig, fingerprint: str) -> None:
 def _pack_shards(
     config: PackConfig, shards: list[PlannedShard]
 ) -> Iterator[tuple[PlannedShard, ShardResult]]:
-    total = sum(len(shard.samples) for shard in shards)
-    results = _pack_samples(config, [s for shard in shards for s in shard.samples])
+    total = sum(shard.count for shard in shards)
+    results = _pack_samples(config, (s for shard in shards for s in shard.samples), total)
     with tqdm(total=total, unit="img", desc="pack", disable=None, smoothing=0.05) as bar:
         for shard in shards:
             yield shard, _write_one(config.out, shard, results, bar)
@@ -209,7 +210,7 @@ def _write_one(
 
     def kept() -> Iterator[tuple[str, dict[str, bytes]]]:
         nonlocal eyes
-        for packed in islice(results, len(shard.samples)):
+        for packed in islice(results, shard.count):
             bar.update()
             if packed.reason:
                 dropped.append(Dropped(packed.key, packed.reason))
@@ -225,10 +226,12 @@ def _write_one(
     return ShardResult(shard.digest, record, eyes, tuple(dropped), tuple(empty))
 
 
-def _pack_samples(config: PackConfig, samples: list[RawSample]) -> Iterator[PackedSample]:
+def _pack_samples(
+    config: PackConfig, samples: Iterator[RawSample], total: int
+) -> Iterator[PackedSample]:
     """Yield the packed samples in order, computed by worker processes some chunks ahead."""
-    chunks = iter([samples[at : at + _CHUNK] for at in range(0, len(samples), _CHUNK)])
-    workers = min(config.workers or usable_cores(), max(1, len(samples) // _CHUNK))
+    chunks = iter(lambda: list(islice(samples, _CHUNK)), [])
+    workers = min(config.workers or usable_cores(), max(1, total // _CHUNK))
     if workers == 1:
         for chunk in chunks:
             yield from _pack_chunk(config.source, chunk, config.settings)

@@ -301,8 +301,8 @@ def test_a_file_that_vanished_is_an_error_that_names_it(tmp_path: Path) -> None:
 def test_members_come_in_the_same_order_whatever_the_disk_says(tmp_path: Path) -> None:
     write_sample(tmp_path / "a", SampleConfig(count=3, size=64, mask_size=32), workers=1)
     names = list(list_members(tmp_path / "a"))
-    assert names == sorted(names, key=lambda name: name.parts)
+    assert names == sorted(names, key=lambda name: name.split("/"))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         for name in reversed(names):
-            file.write(tmp_path / "a" / name, str(name))
+            file.write(tmp_path / "a" / name, name)
     assert list(list_members(tmp_path / "a.zip")) == names

@@ -192,7 +192,7 @@ def test_cache_changes_nothing_and_saves_reading(
     root = tmp_path / "pack"
     shutil.copytree(pack_root, root)
     order = SplitOrder.read(root, "train", 6, shuffle=True, seed=5)
-    keys = [entry.key for shard in order.shards for entry in shard.entries]
+    keys = [entry.key for shard, _ in order.shards for entry in read_index(shard)]
     plain = LoaderConfig(order, read_spec(root), AugmentConfig(), CPU, window=window)
     cached = replace(plain, cache=SampleCache(len(keys), plain.spec.size))
     expected = [list(open_loader(plain, kind).epoch(epoch)) for epoch in range(4)]
@@ -205,8 +205,8 @@ def test_cache_changes_nothing_and_saves_reading(
         if epoch == 2:
             assert cached.cache
             assert cached.cache.missing(keys) == 0, "three epochs leave out two others each"
-            for shard in order.shards:
-                shard.shard.unlink()  # the fourth epoch has to do without
+            for shard, _ in order.shards:
+                shard.unlink()  # the fourth epoch has to do without
 
 
 def copy_with_shard(root: Path, out: Path, drop: str) -> Path:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from preprocess.celebamask import read_plan
+from preprocess.journal import plan_shards
 from preprocess.manifest import EyeCount, Manifest, PackSettings
 from preprocess.mask import LABELS, Mask, decode_label
 from preprocess.pack import PackConfig, PackReport, pack
@@ -243,3 +245,13 @@ def test_reasons_do_not_differ_from_run_to_run(small: Path, tmp_path: Path) -> N
         manifests.append((tmp_path / name / "manifest.json").read_bytes())
     assert manifests[0] == manifests[1]
     assert manifests[0].count(b"no known image format") == 2
+
+
+def test_a_planned_sample_waits_in_a_few_bytes(source: Path) -> None:
+    """A set of 100,000 is planned at once and packed for minutes."""
+    plan = read_plan(source)
+    shards = plan_shards(plan, PackSettings(samples_per_shard=1000))
+    train = [sample for sample in plan.samples if sample.split == "train"]
+    assert {s.key: s for s in shards[0].samples} == {s.key: s for s in train}
+    assert shards[0].count == len(train) == 32
+    assert len(shards[0].packed) < 100 * shards[0].count

@@ -3,8 +3,9 @@
 With a CUDA device the JPEGs are decoded by `mixed` (on the GPU, by its JPEG engine where it has
 one) and everything after runs there; without one the same graph runs on DALI's CPU backend. The
 order of samples is ours, not DALI's: a temporary index a shard lists the samples of the epoch.
-A fresh graph an epoch costs 5 to 25 ms on the CPU, and buys a loader without state. With a cache,
-the first epoch's graph also hands the decoded samples out, and later graphs begin with them.
+A fresh graph an epoch costs 5 to 25 ms on the CPU, and buys a loader without state; long epochs
+take several, because DALI's reader keeps every line of its indexes in memory. With a cache, the
+first epoch's graph also hands the decoded samples out, and later graphs begin with them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 
 from preprocess.errors import InputError
-from preprocess.shards import format_index, read_samples
+from preprocess.shards import ShardIndex, join_index, read_samples
 from train.augment import Draw, noise_levels
 from train.batch import Batch, LoaderConfig
 from train.batch_draw import BatchDraw
@@ -31,6 +32,7 @@ from train.decode import decode_sample
 from train.order import EpochOrder
 
 _COMPONENTS = ("jpg", "png")
+_STRETCH = 32_768  # samples that a graph indexes (480 bytes each); then a fresh one goes on
 
 
 class DaliLoader:
@@ -50,28 +52,28 @@ class DaliLoader:
         InputError
             Where a shard lacks a component or holds one that cannot be decoded.
         """
-        config, order = self._config, self._config.order.epoch(epoch)
-        if not order.batches:
-            return
+        for order in self._config.order.epoch(epoch).stretches(_STRETCH):
+            yield from self._stretch(order)
+
+    def _stretch(self, order: EpochOrder) -> Iterator[Batch]:
+        config = self._config
         if config.cache and _nearly_all_kept(config.cache, order):
-            yield from self._run(epoch, order, [], [])
+            yield from self._run(order, [], [])
             return
         with TemporaryDirectory(prefix="eyes-index-") as folder:
             paths, indexes = _write_indexes(order, Path(folder))
             try:
-                yield from self._run(epoch, order, paths, indexes)
+                yield from self._run(order, paths, indexes)
             except RuntimeError:
                 _raise_for_bad_sample(order)
                 raise
 
-    def _run(
-        self, epoch: int, order: EpochOrder, paths: list[str], indexes: list[str]
-    ) -> Iterator[Batch]:
-        """Run the graph over an epoch: on the shards or, without paths, on what is in the cache."""
+    def _run(self, order: EpochOrder, paths: list[str], indexes: list[str]) -> Iterator[Batch]:
+        """Run a graph over a stretch: on the shards or, without paths, on what is in the cache."""
         config = self._config
         gpu = config.device.type == "cuda"
         stream = torch.cuda.current_stream(config.device) if gpu else None
-        pipeline = self._build(epoch, order, paths, indexes)
+        pipeline = self._build(order, paths, indexes)
         for keys in order.batches:
             images, masks, *decoded = (_as_tensor(out) for out in pipeline.run(stream))
             if decoded and config.cache:
@@ -84,14 +86,14 @@ class DaliLoader:
                 keys,
             )
 
-    def _build(self, epoch: int, order: EpochOrder, paths: list[str], indexes: list[str]) -> Any:
+    def _build(self, order: EpochOrder, paths: list[str], indexes: list[str]) -> Any:
         config = self._config
         gpu = config.device.type == "cuda"
         rows, last = len(order.batches[0]), len(order.batches) - 1
 
         def numbers(step: int) -> list[Any]:
             step = min(step, last)
-            drawn = self._draw(epoch, step, order.first_rows[step], order.batches[step], rows)
+            drawn = self._draw(order, step, rows)
             assert drawn is not None
             return [
                 _noise(drawn, config) if name == "noise" else getattr(drawn, name)
@@ -112,7 +114,8 @@ class DaliLoader:
             num_threads=config.threads,
             device_id=(config.device.index or 0) if gpu else None,
             prefetch_queue_depth=2,
-            seed=(config.order.seed * 1_000_003 + epoch) * 1_009 + config.order.rank,
+            seed=(config.order.seed * 1_000_003 + order.epoch) * 1_009 + config.order.rank
+            + order.first_step * 1_000_000_007,
         )  # fmt: skip
         pipeline.build()
         return pipeline
@@ -161,16 +164,17 @@ def _write_indexes(order: EpochOrder, folder: Path) -> tuple[list[str], list[str
     """Write an index for each segment; return the shards and the indexes, as DALI wants them."""
     paths, indexes = [], []
     for number, segment in enumerate(order.segments):
-        lines = []
-        for entry in segment.entries:
-            there = {extension for extension, *_ in entry.components}
-            for extension in _COMPONENTS:
-                if extension not in there:
-                    problem = f"sample {entry.key!r} has no {extension}"
+        whole = ShardIndex.read(segment.shard)
+        rows = segment.rows.tolist()
+        lines = [whole.lines[row] for row in rows]
+        for extension in _COMPONENTS:
+            there = f"{extension} ".encode(), f" {extension} ".encode()
+            for row, line in zip(rows, lines, strict=True):
+                if not (line.startswith(there[0]) or there[1] in line):
+                    problem = f"sample {whole.entry(row).key!r} has no {extension}"
                     raise InputError(segment.shard, problem, "Pack again: `make shards`")
-            lines.append(entry.line(_COMPONENTS))
         index = folder / f"{number}.idx"
-        index.write_bytes(format_index(lines))
+        index.write_bytes(join_index(lines))
         paths.append(str(segment.shard))
         indexes.append(str(index))
     return paths, indexes
@@ -213,6 +217,7 @@ def _read_and_decode(source: Source, config: LoaderConfig) -> tuple[Any, Any]:
         index_paths=source.indexes,
         ext=list(_COMPONENTS),
         missing_component_behavior="error",
+        dont_use_mmap=True,  # pages of mapped shards count as ours, for as long as the graph lives
         name="reader",
     )
     jpg, png = components

@@ -47,12 +47,12 @@ class PortableLoader:
         """
         order = self._config.order.epoch(epoch)
         samples = _read(order, self._config)
-        steps = iter(enumerate(zip(order.batches, order.first_rows, strict=True)))
+        steps = iter(enumerate(order.batches))
         ahead: deque[tuple[_Work, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self._config.threads) as pool:
             while True:
-                for step, (keys, first) in islice(steps, _AHEAD + 1 - len(ahead)):
-                    drawn = self._draw(epoch, step, first, keys, len(keys))
+                for step, keys in islice(steps, _AHEAD + 1 - len(ahead)):
+                    drawn = self._draw(order, step, len(keys))
                     work = _Work.on(self._config, keys, drawn)
                     rows = enumerate(islice(samples, len(keys)))
                     ahead.append((work, [pool.submit(work.fill, row, raw) for row, raw in rows]))
