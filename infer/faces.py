@@ -8,6 +8,7 @@ and an ffmpeg with it; OpenCV 5 runs it faster than ONNX Runtime on the CPU, to 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,28 +71,35 @@ class FaceFinder:
             raise InputError(PATH, "is missing", "Install the package again, or --faces whole")
         return cv2.dnn.readNetFromONNX(str(PATH))
 
-    def find(self, rgb: RGB) -> list[FoundFace]:
+    def find(
+        self, rgb: RGB, enough: Callable[[list[FoundFace]], bool] | None = None
+    ) -> list[FoundFace]:
         """Find the faces of a photograph, the best first.
 
         Parameters
         ----------
         rgb
             H x W x 3, uint8, RGB, upright.
+        enough
+            Asked after a look with the faces found so far; a yes spares the larger looks, which
+            take most of the time.
         """
         longest = max(rgb.shape[:2])
         sides = sorted({min(side, longest) for side in self._sides})
         # A second look at nearly the same size shows nothing new.
         looks = [s for n, s in enumerate(sides) if n + 1 == len(sides) or sides[n + 1] > 1.5 * s]
-        found = [self._look(rgb, side / longest) for side in looks]
-        boxes, points, scores = (np.concatenate(part) for part in zip(*found, strict=True))
-        return [
-            FoundFace(
-                (float(boxes[n, 0]), float(boxes[n, 1]), float(boxes[n, 2]), float(boxes[n, 3])),
-                points[n],
-                float(scores[n]),
-            )
-            for n in _without_repetitions(boxes, scores)
-        ]
+        found: list[tuple[Floats, Floats, Floats]] = []
+        faces: list[FoundFace] = []
+        for side in looks:
+            found.append(self._look(rgb, side / longest))
+            boxes, points, scores = (np.concatenate(part) for part in zip(*found, strict=True))
+            faces = [
+                FoundFace(_box(boxes[n]), points[n], float(scores[n]))
+                for n in _without_repetitions(boxes, scores)
+            ]
+            if enough and enough(faces):
+                break
+        return faces
 
     def _look(self, rgb: RGB, scale: float) -> tuple[Floats, Floats, Floats]:
         height, width = (max(1, round(side * scale)) for side in rgb.shape[:2])
@@ -115,6 +123,10 @@ class FaceFinder:
             (points * back).astype(np.float32),
             heat[0, y, x].astype(np.float32),
         )
+
+
+def _box(ends: Floats) -> tuple[float, float, float, float]:
+    return float(ends[0]), float(ends[1]), float(ends[2]), float(ends[3])
 
 
 def _without_repetitions(boxes: Floats, scores: Floats) -> list[int]:

@@ -177,18 +177,20 @@ class Predictor:
         if faces == "whole":
             square, geometry = fit(rgb, self.spec.size)
             return Prepared(shape, (square,), whole=geometry)
-        found = self.finder.find(rgb) if found is None else found
+        if found is None:
+            # Of a face that is cut out already, a closer look finds only strangers far behind it.
+            one = faces in ("auto", 1)
+            found = self.finder.find(rgb, (lambda f: _is_cut_out(f, shape)) if one else None)
         found = sorted(found, key=lambda face: -face.box[2] * face.box[3])
         if isinstance(faces, int):
             found = found[:faces]
         alignments = [
             Alignment.of_face(face.landmarks, self.spec.size)
-            if np.hypot(*(face.landmarks[1] - face.landmarks[0])) >= LEAST_EYE_DISTANCE
+            if _eye_distance(face) >= LEAST_EYE_DISTANCE
             else None
             for face in found
         ]
-        is_cut_out = len(found) == 1 and alignments[0] and alignments[0].is_nearly_all_of(shape)
-        if not found or is_cut_out:
+        if not found or _is_cut_out(found, shape):
             square, geometry = fit(rgb, self.spec.size)
             return Prepared(
                 shape, (square,), tuple(found), whole=geometry, must_look_like_a_face=not found
@@ -234,8 +236,7 @@ class Predictor:
         faces = []
         for found, alignment in zip(prepared.found, prepared.alignments, strict=True):
             if alignment is None:
-                distance = float(np.hypot(*(found.landmarks[1] - found.landmarks[0])))
-                problem = f"too small: its eyes are {distance:.0f} pixels apart"
+                problem = f"too small: its eyes are {_eye_distance(found):.0f} pixels apart"
                 faces.append(_face(found, (), problem))
                 continue
             patch, (x, y) = alignment.restore(next(remaining), prepared.shape)
@@ -263,6 +264,18 @@ class Predictor:
 def _face(found: FoundFace, eyes: tuple[Eye, ...], problem: str = "") -> Face:
     points = tuple((float(x), float(y)) for x, y in found.landmarks)
     return Face(found.box, points, found.score, eyes, problem)
+
+
+def _is_cut_out(found: Sequence[FoundFace], shape: tuple[int, ...]) -> bool:
+    """Tell a photograph that is, but for a little, the square of its only face."""
+    if len(found) != 1 or _eye_distance(found[0]) < LEAST_EYE_DISTANCE:
+        return False
+    # Any size does: the square is compared with the photograph.
+    return Alignment.of_face(found[0].landmarks, 256).is_nearly_all_of(shape)
+
+
+def _eye_distance(face: FoundFace) -> float:
+    return float(np.hypot(*(face.landmarks[1] - face.landmarks[0])))
 
 
 def _look_like_one_face(eyes: tuple[Eye, ...], width: int, height: int) -> bool:

@@ -11,11 +11,12 @@ import os
 import struct
 import weakref
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+
+from zlib_ng import zlib_ng
 
 from preprocess.errors import DecodeError, InputError
 from preprocess.inflate import inflate
@@ -91,7 +92,7 @@ class Member:
         else:
             problem = f"is packed with zip method {self.method}"
             raise DecodeError(f"{archive}:{self.name}", problem, "Zip with deflate or store")
-        if len(data) != self.size or zlib.crc32(data) != self.crc:
+        if len(data) != self.size or zlib_ng.crc32(data) != self.crc:
             raise damaged
         return data
 

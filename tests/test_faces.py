@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from infer import Predictor
+from infer.align import Alignment
 from infer.cli import main
 from infer.eyes import measure_eyes
 from infer.faces import FaceFinder
@@ -115,6 +116,27 @@ def test_two_faces_are_two_faces_and_n_takes_the_largest(
     assert [face.box for face in one.faces] == [both.faces[0].box]
     assert len(one.eyes) == 2
     assert not one.mask[:, 900:].any()
+
+
+def test_a_face_that_is_cut_out_is_looked_at_once(
+    bundled: Predictor, portrait: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    look = FaceFinder._look
+    monkeypatch.setattr(
+        FaceFinder, "_look", lambda self, rgb, scale: looks.append(scale) or look(self, rgb, scale)
+    )
+    (face,) = bundled.finder.find(portrait, lambda found: True)
+    assert len(looks) == 1
+    cut_out = cv2.resize(Alignment.of_face(face.landmarks, 1024).sample(portrait), (1024, 1024))
+    looks.clear()
+    prediction = bundled.predict(np.asarray(cut_out, np.uint8))
+    assert len(looks) == 1
+    assert len(prediction.eyes) == 2
+    for faces, picture in ((2, cut_out), ("auto", np.hstack([cut_out, cut_out]))):
+        looks.clear()
+        bundled.predict(np.asarray(picture, np.uint8), faces)
+        assert len(looks) == 2, "more faces may be there"
 
 
 def test_a_picture_without_a_face_gives_an_empty_mask_and_says_so(bundled: Predictor) -> None:

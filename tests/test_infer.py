@@ -12,7 +12,7 @@ from PIL import Image
 
 from infer import Predictor
 from infer.cli import main
-from infer.output import View, draw
+from infer.output import View, draw, save
 from infer.run import Failure, Result, find_photos, plan, run
 from preprocess.errors import InputError
 from preprocess.image import decode_fitted
@@ -36,6 +36,18 @@ def test_views_show_photo_mask_and_overlay_side_by_side() -> None:
     cutout = draw(View.CUTOUT, photo, probability, 0.5)
     assert np.array_equal(cutout[..., :3], photo)
     assert np.array_equal(cutout[..., 3] == 255, mask)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (40, 61), (2, 900)])
+def test_masks_are_written_as_they_are_grey_and_of_eight_bits(
+    shape: tuple[int, int], tmp_path: Path
+) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    for picture in (levels, draw(View.MASK, None, levels / np.float32(255), 0.5)):
+        save(picture, tmp_path / "mask.png")
+        with Image.open(tmp_path / "mask.png") as written:
+            assert written.mode == "L"
+            assert np.array_equal(np.asarray(written), picture)
 
 
 def test_photos_are_found_in_files_folders_and_patterns(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from preprocess.pack import PackConfig, pack
 from preprocess.shards import read_samples
 from train.checkpoint import MODEL_FILE, Checkpoint
 from train.config import ModelConfig, TrainConfig
+from train.decode import InputSpec, normalise
 from train.loop import fit
 
 
@@ -47,12 +48,21 @@ def test_folded_network_predicts_what_the_trained_one_does(face_model: Path) -> 
     checkpoint = Checkpoint.load(face_model)
     rng = np.random.default_rng(0)
     square = rng.integers(0, 255, (96, 96, 3), dtype=np.uint8)
-    from train.decode import normalise
-
     with torch.inference_mode():
         plain = checkpoint.build()(normalise(square[None], checkpoint.spec)).sigmoid()[0, 0]
     folded = Predictor(checkpoint).predict(square, "whole").probability
     np.testing.assert_allclose(folded, plain.numpy(), atol=2e-4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_normalising_is_pixel_less_mean_over_deviation(count: int) -> None:
+    spec = InputSpec(size=32)
+    rgb = np.random.default_rng(0).integers(0, 256, (count, 32, 48, 3), dtype=np.uint8)
+    images = normalise(rgb[:, :, ::-1], spec)
+    assert images.shape == (count, 3, 32, 48)
+    assert not count or images.is_contiguous(memory_format=torch.channels_last)
+    wanted = (rgb[:, :, ::-1].astype(np.float64) - spec.mean) / spec.std
+    np.testing.assert_allclose(images.permute(0, 2, 3, 1).numpy(), wanted, atol=1e-6)
 
 
 def test_original_and_packed_sample_get_the_same_mask(

@@ -23,6 +23,12 @@ import click
 
 Figures = dict[str, float]
 ROOT = Path(__file__).resolve().parents[2]
+# What `preprocess.tuning` asks of malloc, for programs that do not ask themselves.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,12 @@ def bar(label: str, value: float, least: float, unit: str = "x") -> str:
     return f"{label}: {value:.2f}{unit} (bar {least:g}{unit}), {verdict}"
 
 
+def ceiling(label: str, value: float, most: float, unit: str = "x") -> str:
+    """Say in one line whether a value stays under a bar."""
+    verdict = "kept" if value <= most else "NOT KEPT"
+    return f"{label}: {value:.2f}{unit} (at most {most:g}{unit}), {verdict}"
+
+
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Format a table."""
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
@@ -144,6 +156,31 @@ def facts(packages: Sequence[str]) -> dict[str, str]:
         "versions": ", ".join(versions),
         "commit": commit,
     }
+
+
+def check_peers(python: Path) -> None:
+    """End the contest where the peers' own environment is missing.
+
+    Raises
+    ------
+    click.ClickException
+        With the remedy.
+    """
+    if not python.exists():
+        raise click.ClickException(
+            f"{python} is missing: the peers have an environment of their own. "
+            "Make it with `make peers`, or name its Python with --peers-python"
+        )
+
+
+def peer_versions(python: Path, packages: Sequence[str]) -> str:
+    """Say which versions of the peers take part."""
+    code = "import importlib.metadata as m, sys; [print(p, m.version(p)) for p in sys.argv[1:]]"
+    command = [str(python), "-c", code, *packages]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise click.ClickException(f"{python} lacks a peer: {done.stderr.strip()[-300:]}")
+    return ", ".join(done.stdout.split("\n")[:-1])
 
 
 def plot(
