@@ -1,0 +1,25 @@
+"""Make torchvision importable beside a CPU build of torch.
+
+PyPI's torchvision is linked against CUDA; beside a torch without it its operators do not load,
+and `import torchvision` fails for want of two declarations. Its Python parts, all that
+MosaicML Streaming and segmentation-models-pytorch ask for, work once those exist. Import this
+module before either; where torchvision loads by itself it changes nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+try:
+    import torchvision  # noqa: F401
+except RuntimeError as error:
+    if "torchvision::" not in str(error):
+        raise
+    for _name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[_name]
+    _library = torch.library.Library("torchvision", "DEF")
+    for _name in ("nms", "qnms"):
+        _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision  # noqa: F401
