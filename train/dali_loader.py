@@ -133,13 +133,26 @@ def _graph(
     # jpeg_fancy_upsampling: as libjpeg does it, so that CPU and GPU decode alike.
     image = fn.decoders.image(jpg, device=device, output_type=types.RGB, jpeg_fancy_upsampling=True)
     label = fn.decoders.image(png, device=device, output_type=types.GRAY)
-    mask = fn.cast((label > 0) * 255, dtype=types.UINT8)
-    if numbers is not None:
+    if numbers is None:
+        eyes = _mark(label, 1, 1.0)
+    else:
+        mask = _mark(label, 1, 255)
         image, mask = _augment(image, mask, numbers, gpu, window)
+        eyes = _mark(mask, 128, 1.0)
     pixels = fn.crop_mirror_normalize(
         image, dtype=types.FLOAT, output_layout="HWC", mean=list(spec.mean), std=list(spec.std)
     )
-    return pixels, fn.cast(mask >= 128, dtype=types.FLOAT)
+    return pixels, eyes
+
+
+def _mark(levels: Any, least: int, value: float) -> Any:
+    """Give `value` (float32 if it is a float, else uint8) to all levels from `least` up, else 0.
+
+    One table, where comparing, multiplying and casting are three passes over integers of 32 bits.
+    """
+    keys = list(range(least, 256))
+    dtype = types.FLOAT if isinstance(value, float) else types.UINT8
+    return fn.lookup_table(levels, keys=keys, values=[value] * len(keys), dtype=dtype)
 
 
 def _drawn_names(window: Window | None) -> list[str]:
