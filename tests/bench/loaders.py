@@ -68,8 +68,8 @@ def peers(cores: int) -> list[Peer]:
              "performance_tuning.html", turbo, "mosaic"),
         Peer("FFCV", "compiled pipeline over JPEG fields", "load_ffcv.py",
              "https://docs.ffcv.io/parameter_tuning.html",
-             ((f"{plain}, {kept}", workers(cores), True), (plain, workers(cores), False),
-              (f"{cores + 1} workers, {kept}", workers(cores + 1), True)), "ffcv.beton"),
+             ((f"{plain}, {kept}", workers(cores), True), (plain, workers(cores), False)),
+             "ffcv.beton"),
         Peer("DALI's example", "readers.webdataset by the documentation, on our shards",
              "load_dali.py",
              "https://docs.nvidia.com/deeplearning/dali/user-guide/docs/examples/general/"

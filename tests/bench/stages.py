@@ -71,12 +71,11 @@ def _graph(paths: list[str], indexes: list[str], spec: Any, stage: str) -> Any:
         image = fn.decoders.image(image, output_type=types.RGB, jpeg_fancy_upsampling=True)
     if depth >= STAGES.index("PNG decode"):
         label = fn.decoders.image(label, output_type=types.GRAY)
-        label = fn.cast((label > 0) * 255, dtype=types.UINT8)
     if depth >= STAGES.index("normalise"):
         image = fn.crop_mirror_normalize(
             image, dtype=types.FLOAT, output_layout="HWC", mean=list(spec.mean), std=list(spec.std)
         )
-        label = fn.cast(label >= 128, dtype=types.FLOAT)
+        label = dali_loader._mark(label, 1, 1.0)
     return image, label
 
 
