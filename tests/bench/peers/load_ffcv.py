@@ -3,6 +3,7 @@
 Advice followed: https://docs.ffcv.io/parameter_tuning.html (`os_cache=True`, QUASI_RANDOM or
 RANDOM order for a set that fits into memory) and https://docs.ffcv.io/working_with_images.html.
 Everything from decoding to floats is compiled; masks are grey JPEGs of quality 90, thresholded.
+FFCV decodes with libjpeg-turbo's fast, less exact DCT: pixels are 0.8 levels darker on average.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ffcv.pipeline.compiler import Compiler
 from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.state import State
 from ffcv.transforms import NormalizeImage, ToTensor, ToTorchImage
-from ffcv.writer import DatasetWriter
+from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter
 from measure import Batch
 
 
@@ -82,7 +83,9 @@ def main() -> None:
     if options.prepare:
         fields = {"image": JpegField(), "mask": JpegField()}
         pairs = measure.read_pairs(options.data)
-        DatasetWriter(out, fields, num_workers=1).from_indexed_dataset(Packed(pairs))
+        # The smallest pages: larger ones would pad a small file with megabytes.
+        writer = DatasetWriter(out, fields, page_size=MIN_PAGE_SIZE, num_workers=1)
+        writer.from_indexed_dataset(Packed(pairs))
         return
     mean, std = np.array(measure.MEAN), np.array(measure.STD)
     loader = Loader(
