@@ -8,6 +8,7 @@ inference. From there on: ``(pixel - mean) / std`` in float32, stored channels-l
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -61,13 +62,20 @@ def normalise(squares: npt.NDArray[np.uint8], spec: InputSpec) -> torch.Tensor:
     torch.Tensor
         N x 3 x size x size, float32, in channels_last memory (a view: no copy).
     """
-    # By table: the same bits as pixel by pixel, in a sixth of the time.
-    levels = np.arange(256, dtype=np.uint8)[:, None]
-    scale = 1 / np.asarray(spec.std, np.float32)
-    table = (levels - np.asarray(spec.mean, np.float32)) * scale
-    rows = squares.reshape(-1, squares.shape[2], 3)
-    pixels = np.asarray(cv2.LUT(rows, table[:, None]), np.float32).reshape(squares.shape)
+    count, height, width, _ = squares.shape
+    pixels = np.empty(squares.shape, np.float32)
+    if squares.size:
+        rows = (count * height, width, 3)
+        cv2.LUT(squares.reshape(rows), _levels(spec), dst=pixels.reshape(rows))
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=4)
+def _levels(spec: InputSpec) -> npt.NDArray[np.float32]:
+    """Return what becomes of each level, 1 x 256 x 3: looked up, it costs a third of computed."""
+    scale = 1 / np.asarray(spec.std, np.float32)
+    levels = (np.arange(256, dtype=np.float32)[:, None] - np.asarray(spec.mean, np.float32)) * scale
+    return np.ascontiguousarray(levels[None], np.float32)
 
 
 def denormalise(images: torch.Tensor, spec: InputSpec) -> npt.NDArray[np.uint8]:
