@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+PEERS  ?= .venv-bench
 DATA   ?=
 SIZE   ?= 256
 EPOCHS ?= $(if $(DATA),25,16)
@@ -15,6 +16,7 @@ SAMPLES ?= 400
 OUTPUT ?= output
 RESUME ?=
 STRESS ?=
+ROUNDS ?=
 RECIPE := --epochs 64 --seed 2
 
 SAMPLE := data/sample
@@ -27,7 +29,7 @@ TRAIN_ARGS := --shards $(SHARDS) --output $(OUTPUT) --epochs $(EPOCHS) --batch $
 	--device $(DEVICE) --loader $(LOADER)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sample shards train evaluate weights infer test lint bench clean FORCE
+.PHONY: help venv sample shards train evaluate weights infer test lint peers bench clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -37,7 +39,7 @@ help: ## this list
 	@echo "  DATA=$(DATA)  CelebAMask-HQ folder or zip; without it, faces are drawn (SAMPLES=$(SAMPLES))"
 	@echo "  SIZE=$(SIZE) EPOCHS=$(EPOCHS) BATCH=$(BATCH) LR=$(LR) DEVICE=$(DEVICE) LOADER=$(LOADER)"
 	@echo "  SHARDS=$(SHARDS) OUTPUT=$(OUTPUT) MODEL=$(MODEL)"
-	@echo "  SPLIT=$(SPLIT)  for evaluate;  IMAGE=$(IMAGE)  for infer;  RESUME=1 goes on with a run"
+	@echo "  SPLIT=$(SPLIT)  for evaluate;  IMAGE=$(IMAGE)  for infer;  RESUME=1 goes on with a run;  ROUNDS=5  for bench"
 	@echo "  VENV=$(VENV) PYTHON=$(PYTHON)  (3.11 or newer)"
 
 venv: $(VENV)/.installed ## virtual environment with the pinned packages
@@ -102,8 +104,24 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-bench: $(VENV)/.installed-dev ## packing, side by side with the plain way
-	$(PY) tests/bench/pack.py $(if $(DATA),--data "$(DATA)")
+peers: $(PEERS)/.installed ## an environment for the peers of the benchmarks, PEERS
+
+# FFCV is compiled against both libraries; without them pip would end in pages of compiler output.
+$(PEERS)/.installed: tests/bench/requirements.txt
+	@pkg-config --exists opencv4 libturbojpeg || { echo "Error: FFCV, a peer of the benchmarks, needs" \
+		"pkg-config, OpenCV and libturbojpeg with headers. On Debian or Ubuntu:" \
+		"apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++" >&2; exit 2; }
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# One after the other, whatever -j says: each measures the whole machine.
+bench: $(VENV)/.installed-dev $(PEERS)/.installed ## pack, load, train, infer beside their peers (ROUNDS); also bench-pack ...
+	@for what in pack load train infer; do $(MAKE) --no-print-directory bench-$$what || exit 1; done
+
+bench-%: tests/bench/%.py $(VENV)/.installed-dev $(PEERS)/.installed FORCE
+	$(PY) $< $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DATA),--data "$(DATA)") \
+		--out docs/benchmarks --peers-python $(PEERS)/bin/python
 
 clean: ## remove shards, drawn faces, virtual environment (OUTPUT stays)
-	rm -rf shards data $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf shards data $(VENV) $(PEERS) .pytest_cache .ruff_cache .mypy_cache *.egg-info
