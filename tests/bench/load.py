@@ -9,6 +9,7 @@ the four of ours that say so.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -33,6 +34,8 @@ PEER_PACKAGES = (
 OURS = {
     "ours, DALI": "train.dali_loader",
     "ours, portable": "train.portable_loader",
+    "ours, DALI, kept decoded": "the same, from the second epoch on, as in training where they fit",
+    "ours, portable, kept decoded": "the same, from the second epoch on",
     "ours, DALI, augmented": "the same, every augmentation, whole pictures",
     "ours, portable, augmented": "the same, every augmentation, whole pictures",
     "ours, DALI, augmented crops": "the same, every augmentation, crops as in training",
@@ -64,6 +67,7 @@ def contend(name: str, place: Path, least: float) -> Figures | None:
     from peers import measure
 
     from train.batch import LoaderConfig
+    from train.cache import SampleCache
     from train.config import AugmentConfig, TrainConfig
     from train.loader import decoding_threads, open_loader, read_spec
     from train.order import SplitOrder
@@ -79,6 +83,9 @@ def contend(name: str, place: Path, least: float) -> Figures | None:
     config = LoaderConfig(
         order, read_spec(shards), augment, torch.device("cpu"), decoding_threads(None), window
     )
+    if "kept decoded" in name:
+        cache = SampleCache(order.samples, SIZE)
+        config = dataclasses.replace(config, cache=cache)
     if name.startswith("stages"):
         import stages
 
