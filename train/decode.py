@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -112,5 +113,5 @@ def decode_sample(
     DecodeError
         Naming `name`, where one of them is no picture.
     """
-    label = decode_label(png, name)
-    return decode_rgb(jpg, name), np.where(label > 0, np.uint8(255), np.uint8(0))
+    mask = cv2.threshold(decode_label(png, name), 0, 255, cv2.THRESH_BINARY)[1]
+    return decode_rgb(jpg, name), np.asarray(mask, np.uint8)

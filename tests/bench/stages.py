@@ -79,9 +79,7 @@ def _graph(paths: list[str], indexes: list[str], spec: Any, stage: str) -> Any:
         image = fn.crop_mirror_normalize(
             image, dtype=types.FLOAT, output_layout="HWC", mean=list(spec.mean), std=list(spec.std)
         )
-        label = fn.cast(
-            (label > 0) * types.Constant(255, dtype=types.UINT8) >= 128, dtype=types.FLOAT
-        )
+        label = fn.cast(label > 0, dtype=types.FLOAT)
     return image, label
 
 
