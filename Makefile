@@ -17,7 +17,7 @@ OUTPUT ?= output
 RESUME ?=
 STRESS ?=
 ROUNDS ?=
-RECIPE := --epochs 64 --seed 2
+PRESET ?=
 
 SAMPLE := data/sample
 SOURCE := $(or $(DATA),$(SAMPLE))
@@ -25,19 +25,22 @@ NAME   := $(if $(DATA),$(shell basename "$(DATA)" .zip | tr ' ' '-'),sample)
 SHARDS ?= shards/$(NAME)-$(SIZE)
 MODEL  ?= $(OUTPUT)/eye_segmentation_model.pth
 PY     := $(VENV)/bin/python
-TRAIN_ARGS := --shards $(SHARDS) --output $(OUTPUT) --epochs $(EPOCHS) --batch $(BATCH) --lr $(LR) \
+# A preset has epochs, batch and rate of its own: then only those given on the command line count.
+given   = $(if $(or $(if $(PRESET),,1),$(filter command% environment%,$(origin $1))),--$2 $($1))
+TRAIN_ARGS := --shards $(SHARDS) --output $(OUTPUT) $(if $(PRESET),--preset $(PRESET)) \
+	$(call given,EPOCHS,epochs) $(call given,BATCH,batch) $(call given,LR,lr) \
 	--device $(DEVICE) --loader $(LOADER)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sample shards train evaluate weights infer test lint peers bench clean FORCE
+.PHONY: help venv sample shards train evaluate weights infer test lint peers bench bench-gpu clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
 	@echo "Targets:"
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 14
 	@echo "Variables (now):"
 	@echo "  DATA=$(DATA)  CelebAMask-HQ folder or zip; without it, faces are drawn (SAMPLES=$(SAMPLES))"
-	@echo "  SIZE=$(SIZE) EPOCHS=$(EPOCHS) BATCH=$(BATCH) LR=$(LR) DEVICE=$(DEVICE) LOADER=$(LOADER)"
+	@echo "  SIZE=$(SIZE) PRESET=$(PRESET) EPOCHS=$(EPOCHS) BATCH=$(BATCH) LR=$(LR) DEVICE=$(DEVICE) LOADER=$(LOADER)"
 	@echo "  SHARDS=$(SHARDS) OUTPUT=$(OUTPUT) MODEL=$(MODEL)"
 	@echo "  SPLIT=$(SPLIT)  for evaluate;  IMAGE=$(IMAGE)  for infer;  RESUME=1 goes on with a run;  ROUNDS=5  for bench"
 	@echo "  VENV=$(VENV) PYTHON=$(PYTHON)  (3.11 or newer)"
@@ -68,7 +71,7 @@ shards: $(SHARDS)/manifest.json ## pack DATA into WebDataset shards (only what c
 $(SHARDS)/manifest.json: $(VENV)/.installed $(if $(DATA),,$(SAMPLE)/sample.json) FORCE
 	@$(PY) -m preprocess --data "$(SOURCE)" --out "$(SHARDS)" --size $(SIZE) --update
 
-train: $(OUTPUT)/.trained ## pack, train, plot; writes OUTPUT (EPOCHS, BATCH, LR, SIZE, DEVICE)
+train: $(OUTPUT)/.trained ## pack, train, plot; writes OUTPUT (PRESET=fast, EPOCHS, BATCH, LR, SIZE, DEVICE)
 	@echo "$(MODEL) is there; retrain with other settings, or remove $(OUTPUT)/.trained"
 
 $(OUTPUT)/.trained: $(SHARDS)/manifest.json $(OUTPUT)/.settings
@@ -86,7 +89,7 @@ evaluate: $(SHARDS)/manifest.json ## figures of MODEL on SPLIT, plots and pictur
 
 weights: $(SHARDS)/manifest.json ## train the bundled weights anew from DATA, by docs/recipe.md
 	@test -n "$(DATA)" || { echo "Error: DATA is empty. Give CelebAMask-HQ: make weights DATA=..." >&2; exit 2; }
-	@$(PY) -m train --shards $(SHARDS) --output $(OUTPUT)/weights $(RECIPE) --resume \
+	@$(PY) -m train --shards $(SHARDS) --output $(OUTPUT)/weights --preset recipe --resume \
 		--device $(DEVICE) --loader $(LOADER)
 	@$(PY) -m train export --model $(OUTPUT)/weights/eye_segmentation_model.pth \
 		--output infer/weights/eyes.safetensors
@@ -118,6 +121,10 @@ $(PEERS)/.installed: tests/bench/requirements.txt
 # One after the other, whatever -j says: each measures the whole machine.
 bench: $(VENV)/.installed-dev $(PEERS)/.installed ## pack, load, train, infer beside their peers (ROUNDS); also bench-pack ...
 	@for what in pack load train infer; do $(MAKE) --no-print-directory bench-$$what || exit 1; done
+
+bench-gpu: $(VENV)/.installed-dev ## tests and figures of the GPU path (needs a CUDA device)
+	$(PY) -m pytest -m gpu
+	$(PY) tests/bench/gpu.py $(if $(DATA),--data "$(DATA)") --out docs/benchmarks
 
 bench-%: tests/bench/%.py $(VENV)/.installed-dev $(PEERS)/.installed FORCE
 	$(PY) $< $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DATA),--data "$(DATA)") \

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from preprocess.errors import InputError
 from train.checkpoint import MODEL_FILE, Checkpoint
 from train.cli import main
-from train.config import ModelConfig, TrainConfig
+from train.config import PRESETS, ModelConfig, TrainConfig
 from train.evaluate import evaluate_checkpoint
 from train.loop import fit
 
@@ -158,3 +159,28 @@ def test_tuning_is_said_and_can_be_switched_off(pack_root: Path, tmp_path: Path)
     common = ["--shards", pack_root, "--model", "no.pth"]
     assert "OMP_WAIT_POLICY=PASSIVE" in run("evaluate", *common).stderr
     assert "process tuning off" in run("evaluate", *common, "--no-tune").stderr
+
+
+def test_presets_are_defaults_that_options_override(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[TrainConfig] = []
+
+    def fit(config: TrainConfig, resume: bool) -> None:
+        seen.append(config)
+        raise InputError("stop", "here", "that is enough")
+
+    monkeypatch.setattr("train.loop.fit", fit)
+    monkeypatch.setattr("preprocess.tuning.tune_process", lambda tune: "")
+    for arguments in (
+        ["--shards", "x"], ["--shards", "x", "--preset", "recipe"],
+        ["--shards", "x", "--seed", "5", "--preset", "recipe"],
+        ["--shards", "x", "--preset", "fast"],
+    ):  # fmt: skip
+        assert CliRunner().invoke(main, arguments).exit_code == 2
+    plain, recipe, other_seed, fast = seen
+    assert (plain.epochs, plain.seed) == (25, 0)
+    assert (recipe.epochs, recipe.seed) == (64, 2)
+    assert (other_seed.epochs, other_seed.seed) == (64, 5)
+    assert fast.epochs < plain.epochs
+    for name, settings in PRESETS.items():
+        assert settings.keys() <= TrainConfig.__dataclass_fields__.keys(), name
+    assert CliRunner().invoke(main, ["--preset", "slow"]).exit_code == 2

@@ -20,6 +20,14 @@ TUNE = click.option("--tune/--no-tune", default=True,
                     help="Keep freed memory, let OpenMP sleep (preprocess/tuning.py).")  # fmt: skip
 
 
+def _preset(context: click.Context, _: click.Parameter, name: str | None) -> None:
+    """Make a preset's settings the defaults of the other options."""
+    if name is not None:
+        from train.config import PRESETS
+
+        context.default_map = {**(context.default_map or {}), **PRESETS[name]}
+
+
 def _say(line: str, err: bool = False) -> None:
     """Speak to the user, from the first of several processes only."""
     if os.environ.get("RANK", "0") == "0":
@@ -42,6 +50,14 @@ def main() -> None:
     type=PATH,
     default=Path("output"),
     help="Folder for model, checkpoints, history and plots.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(["recipe", "fast"]),
+    is_eager=True,
+    expose_value=False,
+    callback=_preset,
+    help="Other defaults: the bundled weights' recipe, or the fewest seconds to nearly its F1.",
 )
 @click.option("--epochs", default=25)
 @click.option("--batch", default=16, help="Samples a step, all processes together.")

@@ -312,6 +312,13 @@ class TrainConfig:
         return {key: value for key, value in asdict(self).items() if key not in free}
 
 
+# Settings by name, on top of the defaults. How each was chosen: docs/speedrun.md.
+PRESETS: dict[str, dict[str, Any]] = {
+    "recipe": {"epochs": 64, "seed": 2},  # of the bundled weights
+    "fast": {"epochs": 20, "settle": 1.0},  # fewest seconds to the recipe's val F1 less 0.005
+}
+
+
 def model_config(content: dict[str, Any]) -> ModelConfig:
     """Rebuild a `ModelConfig` from a checkpoint; an unknown key fails."""
     return from_fields(ModelConfig, content)
