@@ -96,7 +96,7 @@ def test_the_first_batch_needs_no_later_shard(pack_root: Path, tmp_path: Path, k
     batches = open_train(tmp_path / "pack", kind).epoch(0)
     keys = [key for key, _ in read_samples(shards[0])]
     assert next(batches).keys == tuple(keys[:2])
-    with pytest.raises(InputError, match=f"{shards[1].name}: sample .* not say where its eyes"):
+    with pytest.raises(InputError, match=shards[1].name):
         list(batches)
 
 
@@ -132,13 +132,13 @@ def test_a_long_epoch_through_several_graphs_gives_the_same_batches(
     from train import dali_loader
 
     built = []
-    build = dali_loader.DaliLoader._build
+    build = dali_loader.DaliLoader._run_on_host
 
     def count(self: object, order: EpochOrder, *sources: list[str]) -> object:
         built.append(order.samples)
         return build(self, order, *sources)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(dali_loader.DaliLoader, "_build", count)
+    monkeypatch.setattr(dali_loader.DaliLoader, "_run_on_host", count)
     loader = open_train(pack_root, "dali", batch=4, shuffle=True)
     whole = list(loader.epoch(3))
     monkeypatch.setattr(dali_loader, "_STRETCH", 8)

@@ -31,7 +31,7 @@ from train.decode import binarise, decode_sample, denormalise, normalise
 from train.loader import Loader, open_loader, read_spec
 from train.order import SplitOrder
 
-KINDS = ["dali", "portable"]
+KINDS = ["dali", "portable", "graph"]  # graph: all of DALI's, as on a GPU, on the CPU
 CPU = torch.device("cpu")
 OFF = AugmentConfig.off()
 
@@ -42,7 +42,14 @@ def open_split(
     **ranks: int,
 ) -> Loader:  # fmt: skip
     order = SplitOrder.read(root, split, batch, shuffle=shuffle, seed=5, **ranks)
-    return open_loader(LoaderConfig(order, read_spec(root), augment, device, window=window), kind)
+    config = LoaderConfig(order, read_spec(root), augment, device, window=window)
+    return open_kind(config, kind)
+
+
+def open_kind(config: LoaderConfig, kind: str) -> Loader:
+    if kind == "graph":
+        return open_loader(replace(config, whole_graph=True), "dali")
+    return open_loader(config, kind)
 
 
 def levels(batch: Batch, root: Path) -> npt.NDArray[np.float32]:
@@ -83,8 +90,9 @@ def test_pixels_are_those_in_the_shard(pack_root: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_both_loaders_give_the_same_batches(pack_root: Path, shuffle: bool) -> None:
-    dali, portable = (open_split(pack_root, kind, shuffle=shuffle) for kind in KINDS)
+@pytest.mark.parametrize("kind", ["dali", "graph"])
+def test_both_loaders_give_the_same_batches(pack_root: Path, kind: str, shuffle: bool) -> None:
+    dali, portable = (open_split(pack_root, k, shuffle=shuffle) for k in (kind, "portable"))
     for epoch in range(2):
         for one, other in zip(dali.epoch(epoch), portable.epoch(epoch), strict=True):
             assert one.keys == other.keys
@@ -109,12 +117,24 @@ EFFECTS = {
 }
 
 
+def test_augmentation_on_the_host_is_the_same_for_both(pack_root: Path) -> None:
+    one, other = (
+        open_split(pack_root, kind, shuffle=True, augment=AugmentConfig()).epoch(1)
+        for kind in ("dali", "portable")
+    )
+    for dali, portable in zip(one, other, strict=True):
+        assert dali.keys == portable.keys
+        torch.testing.assert_close(dali.images, portable.images, rtol=0, atol=2e-5)
+        assert torch.equal(dali.masks, portable.masks)
+
+
 @pytest.mark.parametrize("name", [*EFFECTS, "all"])
 def test_both_loaders_augment_alike(pack_root: Path, name: str) -> None:
     effects = {name: EFFECTS[name]} if name != "all" else EFFECTS | {"noise": Effect(0, 0)}
     augment = replace(OFF, **effects)
     dali, portable = (
-        list(open_split(pack_root, kind, shuffle=True, augment=augment).epoch(0)) for kind in KINDS
+        list(open_split(pack_root, kind, shuffle=True, augment=augment).epoch(0))
+        for kind in ("graph", "portable")
     )
     plain = list(open_split(pack_root, "dali", shuffle=True).epoch(0))
     changed = 0.0
@@ -134,7 +154,7 @@ def test_both_loaders_crop_alike(pack_root: Path, shuffle: bool) -> None:
     augment = replace(OFF, rotation=Effect(1, 20), smaller=Effect(1, 0.4), hide=Effect(0.5, 0.5))
     dali, portable = (
         list(open_split(pack_root, kind, shuffle=shuffle, augment=augment, window=window).epoch(0))
-        for kind in KINDS
+        for kind in ("graph", "portable")
     )
     eyes = 0.0
     for one, other in zip(dali, portable, strict=True):
@@ -195,8 +215,8 @@ def test_cache_changes_nothing_and_saves_reading(
     keys = [entry.key for shard, _ in order.shards for entry in read_index(shard)]
     plain = LoaderConfig(order, read_spec(root), AugmentConfig(), CPU, window=window)
     cached = replace(plain, cache=SampleCache(len(keys), plain.spec.size))
-    expected = [list(open_loader(plain, kind).epoch(epoch)) for epoch in range(4)]
-    loader = open_loader(cached, kind)
+    expected = [list(open_kind(plain, kind).epoch(epoch)) for epoch in range(4)]
+    loader = open_kind(cached, kind)
     for epoch, batches in enumerate(expected):
         for one, other in zip(loader.epoch(epoch), batches, strict=True):
             assert one.keys == other.keys
@@ -262,5 +282,5 @@ def test_dali_output_is_a_view_not_a_copy(pack_root: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pipeline, "run", run)
-        batch = next(iter(open_split(pack_root, "dali").epoch(0)))
+        batch = next(iter(open_split(pack_root, "graph").epoch(0)))
     assert seen[0] == batch.images.data_ptr()

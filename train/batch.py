@@ -54,6 +54,9 @@ class LoaderConfig:
     hardware_share
         Share of a batch's JPEGs that a GPU's own decoder takes, where it has one; the CUDA cores
         take the rest (DALI's `hw_decoder_load`).
+    whole_graph
+        Augment and normalise in DALI's graph on a CPU too, as on a GPU. Slower: its CPU operators
+        take three times as long as OpenCV's.
     """
 
     order: SplitOrder
@@ -64,3 +67,4 @@ class LoaderConfig:
     window: Window | None = None
     cache: SampleCache | None = None
     hardware_share: float = 0.9
+    whole_graph: bool = False

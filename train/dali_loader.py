@@ -1,17 +1,21 @@
-"""The DALI loader: read, decode, augment and normalise in one graph.
+"""The DALI loader: JPEGs decoded by DALI; on a GPU everything after that in the same graph.
 
 With a CUDA device the JPEGs are decoded by `mixed` (on the GPU, by its JPEG engine where it has
-one) and everything after runs there; without one the same graph runs on DALI's CPU backend. The
-order of samples is ours, not DALI's: a temporary index a shard lists the samples of the epoch.
+one), augmented and normalised there. Without one DALI's CPU backend reads and decodes, and
+`train.batch_work` does the rest, at a third of what DALI's CPU operators take; with `whole_graph`
+the GPU's graph runs on the CPU as it is.
+
+The order of samples is ours, not DALI's: a temporary index a shard lists the samples of the epoch.
 A fresh graph an epoch costs 5 to 25 ms on the CPU, and buys a loader without state; long epochs
 take several, because DALI's reader keeps every line of its indexes in memory. With a cache, the
-first epoch's graph also hands the decoded samples out, and later graphs begin with them.
+first epoch fills it, and later ones begin with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,12 +30,14 @@ from preprocess.shards import ShardIndex, join_index, read_samples
 from train.augment import Draw, noise_levels
 from train.batch import Batch, LoaderConfig
 from train.batch_draw import BatchDraw
+from train.batch_work import BatchWork, finish, read_raw
 from train.cache import SampleCache
 from train.config import Window
 from train.decode import decode_sample
 from train.order import EpochOrder
 
 _COMPONENTS = ("jpg", "png")
+_AHEAD = 1
 _STRETCH = 32_768  # samples that a graph indexes (480 bytes each); then a fresh one goes on
 
 
@@ -57,16 +63,40 @@ class DaliLoader:
 
     def _stretch(self, order: EpochOrder) -> Iterator[Batch]:
         config = self._config
+        on_host = config.device.type == "cpu" and not config.whole_graph
+        run = self._run_on_host if on_host else self._run
         if config.cache and _nearly_all_kept(config.cache, order):
-            yield from self._run(order, [], [])
+            yield from run(order, [], [])
             return
         with TemporaryDirectory(prefix="eyes-index-") as folder:
             paths, indexes = _write_indexes(order, Path(folder))
             try:
-                yield from self._run(order, paths, indexes)
+                yield from run(order, paths, indexes)
             except RuntimeError:
                 _raise_for_bad_sample(order)
                 raise
+
+    def _run_on_host(
+        self, order: EpochOrder, paths: list[str], indexes: list[str]
+    ) -> Iterator[Batch]:
+        """Let DALI decode a stretch and threads do the rest; without paths, use the cache."""
+        config, share = self._config, self._config.order.batch // self._config.order.world
+        raw = read_raw(order, config, jpg=not paths)
+        pipeline = None
+        if paths:
+            pipeline = _decoding_graph(
+                paths, indexes, batch_size=share, num_threads=config.threads, device_id=None,
+                prefetch_queue_depth=2,
+            )  # fmt: skip
+            pipeline.build()
+
+        def works() -> Iterator[BatchWork]:
+            for step in range(len(order.batches)):
+                samples = list(islice(raw, share))
+                pictures = _as_tensor(pipeline.run()[0]).numpy() if pipeline else None
+                yield BatchWork.on(config, samples, pictures, self._draw(order, step, len(samples)))
+
+        return finish(works(), config.threads, _AHEAD)
 
     def _run(self, order: EpochOrder, paths: list[str], indexes: list[str]) -> Iterator[Batch]:
         """Run a graph over a stretch: on the shards or, without paths, on what is in the cache."""
@@ -187,6 +217,12 @@ def _raise_for_bad_sample(order: EpochOrder) -> None:
             decode_sample(parts["jpg"], parts["png"], f"{segment.shard}, sample {key}")
 
 
+@pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]
+def _decoding_graph(paths: list[str], indexes: list[str]) -> Any:
+    jpg = _read(paths, indexes, ["jpg"])
+    return fn.decoders.image(jpg, output_type=types.RGB, jpeg_fancy_upsampling=True)
+
+
 @pipeline_def(enable_conditionals=True, exec_dynamic=True)  # type: ignore[untyped-decorator]
 def _graph(config: LoaderConfig, source: Source, numbers: Callable[[int], list[Any]] | None) -> Any:
     gpu, spec = config.device.type == "cuda", config.spec
@@ -217,15 +253,7 @@ def _graph(config: LoaderConfig, source: Source, numbers: Callable[[int], list[A
 
 def _read_and_decode(source: Source, config: LoaderConfig) -> tuple[Any, Any]:
     """Return images and label maps, above 0 where an eye is."""
-    components: Any = fn.readers.webdataset(
-        paths=source.paths,
-        index_paths=source.indexes,
-        ext=list(_COMPONENTS),
-        missing_component_behavior="error",
-        dont_use_mmap=True,  # pages of mapped shards count as ours, for as long as the graph lives
-        name="reader",
-    )
-    jpg, png = components
+    jpg, png = _read(source.paths, source.indexes, list(_COMPONENTS))
     gpu = config.device.type == "cuda"
     device = "mixed" if gpu else "cpu"
     # jpeg_fancy_upsampling: as libjpeg does it, so that CPU and GPU decode alike.
@@ -234,6 +262,17 @@ def _read_and_decode(source: Source, config: LoaderConfig) -> tuple[Any, Any]:
         jpg, device=device, output_type=types.RGB, jpeg_fancy_upsampling=True, **engine
     )
     return image, fn.decoders.image(png, device=device, output_type=types.GRAY)
+
+
+def _read(paths: list[str], indexes: list[str], extensions: list[str]) -> Any:
+    return fn.readers.webdataset(
+        paths=paths,
+        index_paths=indexes,
+        ext=extensions,
+        missing_component_behavior="error",
+        dont_use_mmap=True,  # pages of mapped shards count as ours, for as long as the graph lives
+        name="reader",
+    )
 
 
 def _drawn_names(window: Window | None) -> list[str]:

@@ -113,5 +113,10 @@ def decode_sample(
     DecodeError
         Naming `name`, where one of them is no picture.
     """
-    mask = cv2.threshold(decode_label(png, name), 0, 255, cv2.THRESH_BINARY)[1]
-    return decode_rgb(jpg, name), np.asarray(mask, np.uint8)
+    mask = label_to_mask(decode_label(png, name))
+    return decode_rgb(jpg, name), mask
+
+
+def label_to_mask(label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Turn a label map into a mask of 0 (no eye) and 255."""
+    return np.asarray(cv2.threshold(label, 0, 255, cv2.THRESH_BINARY)[1], np.uint8)
