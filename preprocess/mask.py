@@ -197,9 +197,12 @@ def fit_mask(mask: Mask, geometry: Geometry) -> npt.NDArray[np.bool_]:
     if width:
         box = (slice(y, y + height), slice(x, x + width))
         levels = coverage[box].astype(np.int32)
+        top, left = min(y, 1), min(x, 1)  # neighbours beyond the box count
+        around = coverage[y - top : y + height + 1, x - left : x + width + 1]
+        nearby = cv2.blur(around, (3, 3))[top : top + height, left : left + width]
         # Where even those are equal, a pattern spreads the choice along the line.
         spread = (5 * np.arange(width) + 3 * np.arange(height)[:, None]) % 8
-        rank = ((levels * 256 + cv2.blur(coverage, (3, 3))[box]) * 8 + spread).ravel()
+        rank = ((levels * 256 + nearby) * 8 + spread).ravel()
         count = max(1, round(int(levels.sum()) / 255))
         brightest = np.zeros(rank.size, np.uint8)
         brightest[np.argsort(-rank, kind="stable")[:count]] = 1
@@ -211,7 +214,7 @@ def label_map(masks: dict[str, Mask], geometry: Geometry) -> Mask:
     """Join the masks of the parts into one map of grey levels (`LABELS`), size x size uint8."""
     label = np.zeros((geometry.size, geometry.size), np.uint8)
     for part in sorted(masks):
-        label[fit_mask(masks[part], geometry)] = LABELS[part]
+        np.copyto(label, np.uint8(LABELS[part]), where=fit_mask(masks[part], geometry))
     return label
 
 
@@ -220,11 +223,15 @@ def eye_boxes(mask: Mask) -> list[tuple[float, float, float, float]]:
 
     (0, 0) is the centre of the corner pixel; the largest comes first.
     """
-    if not mask.any():
+    left, top, wide, high = cv2.boundingRect(mask)
+    if not wide:
         return []
-    _, _, rows, centres = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8))
+    eyes = mask[top : top + high, left : left + wide]  # a few percent of the picture
+    _, _, rows, centres = cv2.connectedComponentsWithStats((eyes > 0).astype(np.uint8))
     found = zip(rows[1:].tolist(), centres[1:].tolist(), strict=True)
-    blobs = sorted(((row[4], x, y, row[2], row[3]) for row, (x, y) in found), reverse=True)
+    blobs = sorted(
+        ((row[4], x + left, y + top, row[2], row[3]) for row, (x, y) in found), reverse=True
+    )
     return [(x, y, float(width), float(height)) for _, x, y, width, height in blobs[:2]]
 
 
@@ -238,7 +245,8 @@ def eye_centres(label: Mask) -> list[list[float]]:
 
 def encode_label(label: Mask) -> bytes:
     """Encode a label map as a grey 8-bit PNG (no row filters: they do not help on flat areas)."""
-    rows = np.pad(label, ((0, 0), (1, 0)))
+    rows = np.zeros((label.shape[0], 1 + label.shape[1]), np.uint8)
+    rows[:, 1:] = label
     return _encode_rows(rows.tobytes(), label.shape[1], label.shape[0], 1, level=6)
 
 

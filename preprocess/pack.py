@@ -143,10 +143,10 @@ def pack_sample(source: Path, sample: RawSample, settings: PackSettings) -> Pack
         }
     except DecodeError as error:
         return PackedSample(sample.key, {}, reason=f"{error.where}: {error.problem}")
-    seen = {part: mask for part, mask in masks.items() if mask.any()}
+    seen = {part: mask for part, mask in masks.items() if cv2.countNonZero(mask)}
     label = label_map(seen, geometry)
     meta = {
-        "area": {part: int((label == LABELS[part]).sum()) for part in sorted(seen)},
+        "area": {part: int(np.count_nonzero(label == LABELS[part])) for part in sorted(seen)},
         "eyes": eye_centres(label),
         "geometry": asdict(geometry),
         "key": sample.key,
