@@ -15,7 +15,16 @@ from PIL import Image
 from preprocess.errors import DecodeError
 from preprocess.image import Geometry
 from preprocess.inflate import inflate
-from preprocess.mask import LABELS, decode_label, decode_mask, encode_label, fit_mask, label_map
+from preprocess.mask import (
+    LABELS,
+    _decode_unfiltered_png,
+    decode_label,
+    decode_mask,
+    encode_label,
+    eye_boxes,
+    fit_mask,
+    label_map,
+)
 
 Levels = npt.NDArray[np.uint8]
 
@@ -311,3 +320,28 @@ def test_encoded_labels_are_grey_pngs_for_every_reader(size: int) -> None:
         decode_label(MODES["RGB"], "a")
     with pytest.raises(DecodeError, match=r"^b: "):
         decode_label(b"", "b")
+
+
+def test_labels_that_others_filtered_decode_to_the_same_levels() -> None:
+    label = levels(blob(), 170)
+    ours = encode_label(label)
+    assert _decode_unfiltered_png(ours) is not None
+    assert np.array_equal(decode_label(ours, "x"), label)
+    ramp = np.maximum(label, np.arange(60, dtype=np.uint8))
+    theirs = saved(Image.fromarray(ramp))
+    assert _decode_unfiltered_png(theirs) is None, "Pillow filters a ramp"
+    assert np.array_equal(decode_label(theirs, "x"), ramp)
+
+
+def test_damaged_labels_are_named() -> None:
+    data = encode_label(np.full((8, 8), 255, np.uint8))
+    for damaged in (b"", b"\0" * 40, data[:30], data[:45] + b"\xff" * 12):
+        with pytest.raises(DecodeError, match="shard 3.*no grey PNG"):
+            decode_label(damaged, "shard 3")
+
+
+def test_eyes_are_found_at_the_very_edge_too() -> None:
+    label = np.zeros((32, 40), np.uint8)
+    label[0:3, 0:4], label[28:32, 35:40], label[16, 20] = 255, 170, 255
+    assert eye_boxes(label) == [(37.0, 29.5, 5.0, 4.0), (1.5, 1.0, 4.0, 3.0)]
+    assert eye_boxes(np.zeros((8, 8), np.uint8)) == []
