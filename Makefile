@@ -120,7 +120,7 @@ $(PEERS)/.installed: tests/bench/requirements.txt
 
 # One after the other, whatever -j says: each measures the whole machine.
 bench: $(VENV)/.installed-dev $(PEERS)/.installed ## pack, load, train, infer beside their peers (ROUNDS); also bench-pack ...
-	@for what in pack load train infer; do $(MAKE) --no-print-directory bench-$$what || exit 1; done
+	@for what in pack load training inference; do $(MAKE) --no-print-directory bench-$$what || exit 1; done
 
 bench-gpu: $(VENV)/.installed-dev ## tests and figures of the GPU path (needs a CUDA device)
 	$(PY) -m pytest -m gpu

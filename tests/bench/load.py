@@ -58,8 +58,6 @@ summed, and the run ends where the sums disagree. CPU only: with a GPU the order
 
 def contend(name: str, place: Path, least: float) -> Figures | None:
     """Run one of ours in this process, tuned as training tunes itself."""
-    # Before this folder, whose train.py would stand in for the package.
-    sys.path.insert(0, str(contest.ROOT))
     from preprocess.tuning import tune_process
 
     tune_process()

@@ -1,7 +1,7 @@
 """Training on the CPU, side by side with its peers: images a second, or F1 over time.
 
-    python tests/bench/train.py --rounds 3 [--data ../shared/data/CelebAMask-HQ]
-    python tests/bench/train.py --f1 --seconds 300 [--data ...]
+    python tests/bench/training.py --rounds 3 [--data ../shared/data/CelebAMask-HQ]
+    python tests/bench/training.py --f1 --seconds 300 [--data ...]
 
 The first compares speed, in interleaved rounds; the second trains each contender alone for the same
 time on the same pictures and draws validation F1 over seconds.
@@ -21,9 +21,6 @@ import contest
 import document
 import photographs
 from contest import Contender, Figures
-
-# This file is named like the package that it measures: the package has to be found first.
-sys.path.insert(0, str(contest.ROOT))
 
 SIZE, BAR, WAITING = 256, 3.0, 2.0
 PEER = Path(__file__).with_name("peers") / "plain_train.py"

@@ -1,6 +1,6 @@
 """Photograph to mask file on the CPU, side by side with its peers.
 
-    python tests/bench/infer.py --rounds 3 [--data ../shared/data/CelebAMask-HQ]
+    python tests/bench/inference.py --rounds 3 [--data ../shared/data/CelebAMask-HQ]
 
 A folder of 1024 x 1024 JPEGs; every contender writes a grey PNG of the photograph's size for each,
 in a fresh process a round, interleaved. Peers run in an environment of their own, on weights that
@@ -23,9 +23,6 @@ import contest
 import document
 import photographs
 from contest import Contender, Figures
-
-# This file is named like the package that it measures: the package has to be found first.
-sys.path.insert(0, str(contest.ROOT))
 
 START = time.perf_counter()  # the packages are imported later
 SIZE, BAR = 256, 3.0
