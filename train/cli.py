@@ -65,6 +65,12 @@ def main() -> None:
 @click.option("--muon-lr", default=0.02, help="Peak rate of Muon, for the filters; 0 is off.")
 @click.option("--weight-decay", default=1e-2)
 @click.option("--warmup", default=1.0, help="Epochs of rising learning rate.")
+@click.option(
+    "--schedule",
+    type=click.Choice(["linear", "cosine"]),
+    default="linear",
+    help="How the rate falls.",
+)
 @click.option("--settle", default=0.2, help="Share of the epochs with softer augmentation.")
 @click.option("--ema", default=0.998, help="Decay of the averaged weights; 0 is off.")
 @click.option("--clip", default=1.0, help="Largest gradient norm; 0 is off.")
