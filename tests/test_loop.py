@@ -253,3 +253,27 @@ def test_mixed_precision_is_off_on_a_cpu_unless_asked_for(pack_root: Path, tmp_p
     assert amp_dtype("bf16", torch.device("cpu")) is torch.bfloat16
     result = fit(small(pack_root, tmp_path, epochs=1, amp="bf16"))
     assert result.history[0].loss > 0
+
+
+def test_training_begins_with_given_weights(pack_root: Path, tmp_path: Path) -> None:
+    first = small(pack_root, tmp_path / "first")
+    fit(first)
+    given = Checkpoint.load(first.output / MODEL_FILE).weights
+    again = small(
+        pack_root, tmp_path / "again", epochs=1, lr=1e-7, muon_lr=0.0, ema=0.0,
+        init=first.output / MODEL_FILE,
+    )  # fmt: skip
+    fit(again)
+    fit(replace(again, init=None, output=tmp_path / "new"))
+
+    def farthest(output: Path) -> float:
+        found = Checkpoint.load(output / MODEL_FILE).weights
+        names = [name for name in given if name.endswith("weight")]
+        return max(float((found[name] - given[name]).abs().max()) for name in names)
+
+    assert farthest(again.output) < 1e-4  # hardly a step is taken
+    assert farthest(tmp_path / "new") > 0.1
+    with pytest.raises(InputError, match="has the shape.*--width"):
+        fit(replace(again, model=ModelConfig(width=8, depth=2)))
+    with pytest.raises(InputError, match="does not exist"):
+        fit(replace(again, init=tmp_path / "none.pth"))

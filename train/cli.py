@@ -71,6 +71,9 @@ def main() -> None:
     default="linear",
     help="How the rate falls.",
 )
+@click.option(
+    "--init", type=PATH, help="Begin with the weights of this model, e.g. the bundled ones."
+)
 @click.option("--settle", default=0.2, help="Share of the epochs with softer augmentation.")
 @click.option("--ema", default=0.998, help="Decay of the averaged weights; 0 is off.")
 @click.option("--clip", default=1.0, help="Largest gradient norm; 0 is off.")

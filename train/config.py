@@ -247,6 +247,8 @@ class TrainConfig:
         Schedule; `batch` counts all processes together, `warmup` is in epochs, and `schedule` how
         the rate falls: linear or cosine. `muon_lr` is the
         rate of the filters (see `train.optimizer`), `lr` of everything else; 0 leaves all to AdamW.
+    init
+        Weights to begin with, of a checkpoint or a .safetensors file; None begins anew.
     settle
         Share of the epochs, at the end, with softer augmentation: the pictures that the network
         is for come last.
@@ -274,6 +276,7 @@ class TrainConfig:
     weight_decay: float = 1e-2
     warmup: float = 1.0
     schedule: str = "linear"
+    init: Path | None = None
     settle: float = 0.2
     ema: float = 0.998
     clip: float = 1.0
@@ -312,7 +315,7 @@ class TrainConfig:
     def decides(self) -> dict[str, Any]:
         """Return the settings that decide the weights: those must not change on --resume."""
         free = {"shards", "output", "keep", "log_every", "tensorboard", "threads", "loader",
-                "device", "compile", "cache"}  # fmt: skip
+                "device", "compile", "cache", "init"}  # fmt: skip
         return {key: value for key, value in asdict(self).items() if key not in free}
 
 

@@ -105,7 +105,7 @@ def _fit(
 
     # Set up: model, averaged weights, optimiser.
     torch.manual_seed(config.seed)
-    model = to_channels_last(UNet(config.model), device)
+    model = to_channels_last(_first_model(config), device)
     average = copy.deepcopy(model).eval()
     trained = distribute(model, processes, device)
     if config.compile:
@@ -270,6 +270,19 @@ def _open(
     threads = decoding_threads(config.threads)
     loader = LoaderConfig(order, spec, augment, device, threads, window, cache)
     return open_loader(loader, config.loader)
+
+
+def _first_model(config: TrainConfig) -> UNet:
+    """Build the network that training begins with: new, or with the weights of another."""
+    if config.init is None:
+        return UNet(config.model)
+    start = Checkpoint.load(config.init)
+    if start.model != config.model:
+        problem = f"has the shape {start.model}, this run {config.model}"
+        raise InputError(config.init, problem, "Give its --width, --depth, --stem and --detail")
+    model = start.build().train()
+    model.calibration.copy_(UNet(config.model).calibration)  # that was for its own answers
+    return model
 
 
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
