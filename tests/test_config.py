@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,17 @@ def test_softened_augmentation_is_half_as_much() -> None:
     assert soft.rotation == Effect(augment.rotation.probability, augment.rotation.strength / 2)
     assert soft.blur == Effect(augment.blur.probability / 2, augment.blur.strength)
     assert AugmentConfig.off().softened() == AugmentConfig.off()
+
+
+def test_stages_grow_first_and_settle_last() -> None:
+    config = TrainConfig(Path("x"), epochs=10, settle=0.2, grow=0.3)
+    stages = [config.stage(epoch) for epoch in range(10)]
+    assert [stage.augment == config.augment.softened() for stage in stages] == [False] * 8 + [
+        True
+    ] * 2
+    assert [stage.crop == config.crop for stage in stages] == [False] * 3 + [True] * 7
+    small, large = (stages[epoch].crop.window(256, 32) for epoch in (0, 9))
+    assert (small.height, small.width) == (96, 128)
+    assert (large.height, large.width) == (128, 160)
+    assert replace(config, crop=None).stage(0).crop is None
+    assert len(set(stages)) == 3

@@ -75,6 +75,7 @@ def main() -> None:
     "--init", type=PATH, help="Begin with the weights of this model, e.g. the bundled ones."
 )
 @click.option("--settle", default=0.2, help="Share of the epochs with softer augmentation.")
+@click.option("--grow", default=0.0, help="Share of the epochs, at the start, on smaller parts.")
 @click.option("--ema", default=0.998, help="Decay of the averaged weights; 0 is off.")
 @click.option("--clip", default=1.0, help="Largest gradient norm; 0 is off.")
 @click.option("--seed", default=0)

@@ -224,6 +224,7 @@ class Crop:
         return cls(height, width)
 
 
+_SMALL = 0.75  # of the sides, while parts have not grown yet
 _STRONGEST = {
     "larger": 9.0,
     "aspect": 4.0,
@@ -233,6 +234,14 @@ _STRONGEST = {
     "noise": 255.0,
     "jpeg": 99.0,
 }
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What some epochs of a run show: how augmented, and which part."""
+
+    augment: AugmentConfig
+    crop: Crop | None
 
 
 @dataclass(frozen=True)
@@ -252,6 +261,8 @@ class TrainConfig:
     settle
         Share of the epochs, at the end, with softer augmentation: the pictures that the network
         is for come last.
+    grow
+        Share of the epochs, at the start, on parts of three quarters of the sides: half the pixels.
     ema
         Decay of the averaged weights per step, reached gradually; 0 switches averaging off.
     clip
@@ -278,6 +289,7 @@ class TrainConfig:
     schedule: str = "linear"
     init: Path | None = None
     settle: float = 0.2
+    grow: float = 0.0
     ema: float = 0.998
     clip: float = 1.0
     seed: int = 0
@@ -306,11 +318,21 @@ class TrainConfig:
             where = f"--{name.replace('_', '-')}"
             require(0 <= value < math.inf, where, f"is {value}", "a number from 0 up")
         require(0 <= self.settle <= 1, "--settle", f"is {self.settle}", "0 to 1")
+        require(0 <= self.grow <= 1, "--grow", f"is {self.grow}", "0 to 1")
         require(0 <= self.ema < 1, "--ema", f"is {self.ema}", "0 up to, not including, 1")
         require(self.schedule in {"linear", "cosine"}, "--schedule", f"is {self.schedule!r}",
                 "linear or cosine")  # fmt: skip
         require(self.amp in {"auto", "bf16", "fp16", "off"}, "--amp", f"is {self.amp!r}",
                 "auto, bf16, fp16 or off")  # fmt: skip
+
+    def stage(self, epoch: int) -> Stage:
+        """Return what is shown in an epoch, counted from 0."""
+        settled = epoch >= self.epochs - round(self.settle * self.epochs)
+        grown = epoch >= round(self.grow * self.epochs)
+        crop = self.crop
+        if crop and not grown:
+            crop = replace(crop, height=_SMALL * crop.height, width=_SMALL * crop.width)
+        return Stage(self.augment.softened() if settled else self.augment, crop)
 
     def decides(self) -> dict[str, Any]:
         """Return the settings that decide the weights: those must not change on --resume."""

@@ -20,7 +20,7 @@ from preprocess.manifest import Manifest
 from train.batch import LoaderConfig
 from train.cache import SampleCache, open_cache
 from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file
-from train.config import AugmentConfig, TrainConfig
+from train.config import AugmentConfig, Stage, TrainConfig
 from train.distributed import Processes, distribute, join_processes
 from train.evaluate import calibrate, evaluate
 from train.loader import (
@@ -94,11 +94,12 @@ def _fit(
     if config.epochs > 1:
         samples = splits["train"].samples + splits["val"].samples
         cache = open_cache(config.cache, samples, spec.size, processes_here())
-    loader, soft_loader = (
-        _open(config, augment, "train", processes, device, cache)
-        for augment in (config.augment, config.augment.softened())
-    )
-    settled = config.epochs - round(config.settle * config.epochs)
+    stages = [config.stage(epoch) for epoch in range(config.epochs)]
+    loaders = {
+        stage: _open(config, stage, "train", processes, device, cache)
+        for stage in dict.fromkeys(stages)
+    }
+    loader = loaders[stages[0]]
     has_val = splits["val"].samples > 0
     val_loader = _open(config, None, "val" if has_val else "train", processes, device, cache)
     steps, warmup = config.epochs * loader.steps, round(config.warmup * loader.steps)
@@ -157,7 +158,7 @@ def _fit(
         quiet = None if processes.is_first else True
         with tqdm(total=loader.steps, unit="batch", desc=f"epoch {epoch + 1}/{config.epochs}",
                   disable=quiet, leave=False) as bar:  # fmt: skip
-            batches = (loader if epoch < settled else soft_loader).epoch(epoch)
+            batches = loaders[stages[epoch]].epoch(epoch)
             for step in range(loader.steps):
                 asked = time.perf_counter()
                 batch = next(batches)
@@ -251,22 +252,22 @@ def _fit(
 
 def _open(
     config: TrainConfig,
-    augment: AugmentConfig | None,
+    stage: Stage | None,
     split: str,
     processes: Processes,
     device: torch.device,
     cache: SampleCache | None = None,
 ) -> Loader:
-    """Open a split: for training, or, without `augment`, for evaluation."""
+    """Open a split: for a stage of training or, without one, for evaluation."""
     spec = read_spec(config.shards)
     order = SplitOrder.read(
-        config.shards, split, config.batch, shuffle=augment is not None, seed=config.seed,
+        config.shards, split, config.batch, shuffle=stage is not None, seed=config.seed,
         rank=processes.rank, world=processes.world,
     )  # fmt: skip
-    window = None
-    if augment and config.crop:
-        window = config.crop.window(spec.size, config.model.stride)
-    augment = augment or AugmentConfig.off()
+    augment, window = AugmentConfig.off(), None
+    if stage:
+        augment = stage.augment
+        window = stage.crop.window(spec.size, config.model.stride) if stage.crop else None
     threads = decoding_threads(config.threads)
     loader = LoaderConfig(order, spec, augment, device, threads, window, cache)
     return open_loader(loader, config.loader)
