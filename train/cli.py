@@ -66,12 +66,6 @@ def main() -> None:
 @click.option("--weight-decay", default=1e-2)
 @click.option("--warmup", default=1.0, help="Epochs of rising learning rate.")
 @click.option(
-    "--schedule",
-    type=click.Choice(["linear", "cosine"]),
-    default="linear",
-    help="How the rate falls.",
-)
-@click.option(
     "--init", type=PATH, help="Begin with the weights of this model, e.g. the bundled ones."
 )
 @click.option("--settle", default=0.2, help="Share of the epochs with softer augmentation.")

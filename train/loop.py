@@ -164,9 +164,7 @@ def _fit(
                 batch = next(batches)
                 waited += time.perf_counter() - asked
 
-                rate = learning_rate(
-                    epoch * loader.steps + step, steps, warmup, shape=config.schedule
-                )
+                rate = learning_rate(epoch * loader.steps + step, steps, warmup)
                 for group in (g for optimizer in optimizers for g in optimizer.param_groups):
                     group["lr"] = rate * group["peak"]
                 context = torch.autocast(device.type, amp_type) if amp_type else nullcontext()

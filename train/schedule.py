@@ -8,26 +8,15 @@ import torch
 from torch import nn
 
 
-def learning_rate(
-    step: int, steps: int, warmup: int, peak: float = 1.0, shape: str = "linear"
-) -> float:
-    """Rise linearly over `warmup` steps, then fall to 1 percent of the peak.
+def learning_rate(step: int, steps: int, warmup: int, peak: float = 1.0) -> float:
+    """Rise linearly over `warmup` steps, then fall along a half cosine to 1 percent of the peak.
 
-    Parameters
-    ----------
-    step, steps, warmup
-        Step counted from 0, steps of the whole run, and of its rise.
-    peak
-        Highest rate.
-    shape
-        "linear": down along a line (Defazio et al., 2023, "When, Why and How Much?", find it the
-        best of the usual ones); "cosine": along half a cosine (Loshchilov and Hutter, ICLR 2017).
+    Half-cosine decay: Loshchilov and Hutter, ICLR 2017.
     """
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
-    share = min(1.0, (step - warmup) / max(1, steps - warmup))
-    left = 1 - share if shape == "linear" else 0.5 * (1 + math.cos(math.pi * share))
-    return peak * (0.01 + 0.99 * left)
+    share = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
 
 def ema_decay(step: int, decay: float) -> float:
