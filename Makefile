@@ -32,7 +32,7 @@ TRAIN_ARGS := --shards $(SHARDS) --output $(OUTPUT) $(if $(PRESET),--preset $(PR
 	--device $(DEVICE) --loader $(LOADER)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sample shards train evaluate weights infer test lint peers bench bench-gpu clean FORCE
+.PHONY: help venv sample shards train speedrun evaluate weights infer test lint peers bench bench-gpu clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -82,6 +82,15 @@ $(OUTPUT)/.trained: $(SHARDS)/manifest.json $(OUTPUT)/.settings
 $(OUTPUT)/.settings: FORCE
 	@mkdir -p $(OUTPUT)
 	@echo '$(TRAIN_ARGS)' | cmp -s - $@ || echo '$(TRAIN_ARGS)' > $@
+
+speedrun: $(SHARDS)/manifest.json ## fewest seconds to nearly the recipe's F1: drawn faces first, then DATA (docs/speedrun.md)
+	@test -n "$(DATA)" || { echo "Error: DATA is empty. Give CelebAMask-HQ: make speedrun DATA=..." >&2; exit 2; }
+	@$(PY) -m preprocess sample --out $(SAMPLE) --count $(SAMPLES)
+	@$(PY) -m preprocess --data $(SAMPLE) --out shards/sample-$(SIZE) --size $(SIZE) --update
+	@$(PY) -m train --shards shards/sample-$(SIZE) --output $(OUTPUT)/drawn --preset fast --epochs 18 \
+		--device $(DEVICE) --loader $(LOADER)
+	@$(PY) -m train --shards $(SHARDS) --output $(OUTPUT)/speedrun --preset fast --epochs 10 \
+		--init $(OUTPUT)/drawn/eye_segmentation_model.pth --device $(DEVICE) --loader $(LOADER)
 
 evaluate: $(SHARDS)/manifest.json ## figures of MODEL on SPLIT, plots and pictures (STRESS=1: harder ones too)
 	@$(PY) -m train evaluate --shards $(SHARDS) --split $(SPLIT) --model $(MODEL) \
