@@ -8,8 +8,9 @@ from click.testing import CliRunner
 
 from preprocess.errors import InputError
 from train.checkpoint import MODEL_FILE, Checkpoint
+from train.cli import fit as fit_command
 from train.cli import main
-from train.config import PRESETS, ModelConfig, TrainConfig
+from train.config import PRESETS, Effect, ModelConfig, TrainConfig
 from train.evaluate import evaluate_checkpoint
 from train.loop import fit
 
@@ -181,6 +182,10 @@ def test_presets_are_defaults_that_options_override(monkeypatch: pytest.MonkeyPa
     assert (recipe.epochs, recipe.seed) == (64, 2)
     assert (other_seed.epochs, other_seed.seed) == (64, 5)
     assert fast.epochs < plain.epochs
+    assert fast.augment.hide.probability == 0
+    assert fast.augment.blur == Effect(0.1, 2.0)
+    assert plain.augment.hide.probability > 0
+    options = {parameter.name for parameter in fit_command.params}
     for name, settings in PRESETS.items():
-        assert settings.keys() <= TrainConfig.__dataclass_fields__.keys(), name
+        assert settings.keys() <= options, name
     assert CliRunner().invoke(main, ["--preset", "slow"]).exit_code == 2

@@ -52,7 +52,9 @@ what decodes them is the fastest that we know (simplejpeg for JPEG, OpenCV for P
 environment of their own (`tests/bench/requirements.txt`), each at the fastest of the settings in
 the second table, tried at the start of the run; "memory kept" is what `preprocess.tuning` asks of
 malloc, given through the environment. In the first epoch every contender's pixels and masks are
-summed, and the run ends where the sums disagree. CPU only: with a GPU the order may be another.
+summed, and the run ends where the sums disagree. "Kept decoded" is what training does from the
+second epoch on where the samples take at most a quarter of the free memory (4 bytes a pixel); its
+bytes on disk are the same. CPU only: with a GPU the order may be another.
 """
 
 
