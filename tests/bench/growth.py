@@ -140,7 +140,7 @@ def open_train(root: Path, loader: str) -> Any:
     from train.loop import _open
 
     config = TrainConfig(root, root / "output", batch=BATCH, loader=loader)
-    return _open(config, config.augment, "train", Processes(), torch.device("cpu"))
+    return _open(config, config.stage(0), "train", Processes(), torch.device("cpu"))
 
 
 def run_load(root: Path, loader: str, take: int) -> Figures:
@@ -154,8 +154,6 @@ def run_load(root: Path, loader: str, take: int) -> Figures:
     if loader == "dali":
         import train.dali_loader
     else:
-        import webdataset  # noqa: F401
-
         import train.portable_loader
     import train.loop  # noqa: F401
 
