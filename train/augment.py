@@ -242,7 +242,7 @@ def augment(
     row: int,
     window: Window | None = None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Apply one row of a draw to arrays: the portable twin of the DALI graph.
+    """Apply one row of a draw to arrays, as DALI's graph does on a GPU.
 
     Parameters
     ----------
