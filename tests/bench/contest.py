@@ -198,7 +198,13 @@ def plot(
         middle = statistics.median(values[name])
         axes.barh(row, middle, color="tab:green" if name in ours else "0.75")
         axes.plot([min(values[name]), max(values[name])], [row, row], color="0.25", lw=1)
-        axes.text(max(values[name]), row, f"  {middle:,.3g}", va="center", fontsize=8)
+        axes.text(
+            max(values[name]),
+            row,
+            f"  {middle:,.0f}" if middle >= 100 else f"  {middle:.3g}",
+            va="center",
+            fontsize=8,
+        )
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set(title=title, xlabel=axis)
     axes.margins(x=0.12)
