@@ -116,7 +116,7 @@ def test_checksums_made_to_fit_hide_nothing_of_the_samples(packed: Path) -> None
 
 
 def painted(parts: Parts, level: int) -> Parts:
-    label = decode_label(parts["png"], "label")
+    label = decode_label(parts["png"], "label").copy()
     label[:3, :3] = level
     return parts | {"png": encode_label(label)}
 
