@@ -86,11 +86,6 @@ class EpochOrder:
         """The keys of each batch, looked up when asked for."""
         return Batches(self)
 
-    @property
-    def first_rows(self) -> tuple[int, ...]:
-        """`first_row` of each batch."""
-        return (self.first_row,) * len(self.batches)
-
     @cached_property
     def _ends(self) -> list[int]:
         return list(accumulate(len(segment.rows) for segment in self.segments))
