@@ -13,7 +13,9 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -53,6 +55,26 @@ class Contender:
     command: tuple[str, ...]
     advice: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Stopwatch:
+    """CPU seconds by stage: stands around functions, in whichever thread runs them."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = defaultdict(float)
+
+    def watch(self, owner: Any, name: str, stage: str) -> None:
+        """Replace a function by one that counts its time to a stage."""
+        real: Callable[..., Any] = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.thread_time()
+            try:
+                return real(*args, **kwargs)
+            finally:
+                self.spent[stage] += time.thread_time() - start
+
+        setattr(owner, name, timed)
 
 
 def run(contender: Contender) -> Figures:

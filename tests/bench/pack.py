@@ -14,8 +14,7 @@ import json
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import click
 import contest
 import document
 import photographs
-from contest import Contender, Figures
+from contest import Contender, Figures, Stopwatch
 
 SIZE = 256
 TIMES_PLAIN, SHARE_OF_LIMIT, ZIP_COST = 4.0, 0.75, 1.1
@@ -102,19 +101,8 @@ def run_stages(root: Path, plan: Any, settings: Any) -> Figures:
     from preprocess import archive, image, pack
     from preprocess.shards import write_shard
 
-    spent: dict[str, float] = defaultdict(float)
-
-    def watch(owner: Any, name: str, stage: str) -> None:
-        real: Callable[..., Any] = getattr(owner, name)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.thread_time()
-            try:
-                return real(*args, **kwargs)
-            finally:
-                spent[stage] += time.thread_time() - start
-
-        setattr(owner, name, timed)
+    stopwatch = Stopwatch()
+    watch, spent = stopwatch.watch, stopwatch.spent
 
     watch(archive.Member, "read", "read")
     watch(image, "_decode", "JPEG decode")

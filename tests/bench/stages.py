@@ -11,11 +11,11 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from contest import Figures
+from contest import Figures, Stopwatch
 from nvidia.dali import pipeline_def
 
 from train import batch_work, dali_loader, decode, portable_loader
@@ -67,19 +67,8 @@ def _run(pipeline: Any, steps: int) -> float:
 
 def _stages(loader: Any, module: Any, known: Figures) -> Figures:
     """Run an epoch to warm up and one under the stopwatch."""
-    spent: dict[str, float] = defaultdict(float)
-
-    def watch(owner: Any, name: str, stage: str) -> None:
-        real: Callable[..., Any] = getattr(owner, name)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.thread_time()
-            try:
-                return real(*args, **kwargs)
-            finally:
-                spent[stage] += time.thread_time() - start
-
-        setattr(owner, name, timed)
+    stopwatch = Stopwatch()
+    watch, spent = stopwatch.watch, stopwatch.spent
 
     real_read = module.read_raw
 
