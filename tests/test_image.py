@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -220,12 +221,31 @@ def test_full_decode_equals_pillows(faces: Path) -> None:
     assert apart(decode_rgb(path.read_bytes()), np.array(Image.open(path))) <= 2
 
 
-def test_fitted_decode_is_near_a_full_decode_with_lanczos(faces: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "shape"), [(128, (128, 128)), (64, (64, 64)), (32, (32, 32)), (60, (128, 128))]
+)
+def test_jpegs_are_scaled_while_decoding(size: int, shape: tuple[int, int], faces: Path,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    shapes, real = [], simplejpeg.decode_jpeg
+
+    def decode(*args: Any, **kwargs: Any) -> Any:
+        decoded = real(*args, **kwargs)
+        shapes.append(decoded.shape[:2])
+        return decoded
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", decode)
+    picture = Image.open(faces / "CelebA-HQ-img" / "0.jpg").resize((256, 256))
+    assert decode_fitted(encoded(picture, "JPEG"), size)[0].shape == (size, size, 3)
+    assert shapes == [shape]
+
+
+@pytest.mark.parametrize("size", [64, 60])
+def test_fitted_decode_is_near_a_full_decode_with_lanczos(size: int, faces: Path) -> None:
     for path in sorted((faces / "CelebA-HQ-img").glob("*.jpg"))[:8]:
-        full = Image.open(path).convert("RGB")
-        fitted = decode_fitted(path.read_bytes(), 64)[0]
-        assert decibels(fitted, np.array(full.resize((64, 64), Image.Resampling.LANCZOS))) > 40
-        assert decibels(fitted, np.array(full.resize((64, 64), Image.Resampling.BOX))) > 50
+        full, target = Image.open(path).convert("RGB"), (size, size)
+        fitted = decode_fitted(path.read_bytes(), size)[0]
+        assert decibels(fitted, np.array(full.resize(target, Image.Resampling.LANCZOS))) > 39
+        assert decibels(fitted, np.array(full.resize(target, Image.Resampling.BOX))) > 42
 
 
 def test_fitted_decode_of_genuine_photographs_is_near_lanczos(genuine: Path) -> None:
@@ -239,8 +259,9 @@ def test_fitted_decode_of_genuine_photographs_is_near_lanczos(genuine: Path) -> 
 
 def test_patterns_finer_than_a_pixel_do_not_alias() -> None:
     board = np.indices((512, 512)).sum(0).astype(np.uint8) % 2 * 255
-    square = decode_fitted(encoded(Image.fromarray(board), "PNG"), 64)[0]
-    assert np.abs(square.astype(int) - 127).max() <= 1
+    for kind in ("PNG", "JPEG"):
+        square = decode_fitted(encoded(Image.fromarray(board), kind), 64)[0]
+        assert np.abs(square.astype(int) - 127).max() <= 1
 
 
 @pytest.mark.parametrize(
