@@ -19,6 +19,11 @@ from preprocess.errors import InputError
 # First line of DALI's index: this version and the number of samples (wds2idx.py in DALI).
 _INDEX_VERSION = "v1.2"
 _BLOCK = 512
+# Fields of a USTAR header (POSIX.1-1988, pax, "ustar Interchange Format").
+_NAME_BYTES, _SIZE, _CHECKSUM = 100, slice(124, 135), slice(148, 155)
+_EMPTY_HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+# The checksum counts its own field as spaces, and the size is added digit by digit.
+_EMPTY_SUM = sum(_EMPTY_HEADER) - sum(_EMPTY_HEADER[148:156]) + 8 * 32 - sum(_EMPTY_HEADER[_SIZE])
 _AHEAD_BYTES = 64 << 20  # shards of the default 1,024 samples have half of it
 
 
@@ -118,10 +123,21 @@ def write_shard(
 
 
 def _header(name: str, size: int) -> bytes:
-    """Return a USTAR header that depends on nothing but name and size (DALI does not read PAX)."""
-    info = tarfile.TarInfo(name)
-    info.size = size
-    return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    """Return a USTAR header that depends on nothing but name and size (DALI does not read PAX).
+
+    Where the name is short, it is `tarfile`'s own header with name, size and checksum put in,
+    which takes a tenth of the time.
+    """
+    path = name.encode("ascii")
+    if len(path) > _NAME_BYTES or size >= 8**11:
+        info = tarfile.TarInfo(name)
+        info.size = size
+        return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    header = bytearray(_EMPTY_HEADER)
+    header[: len(path)] = path
+    header[_SIZE] = b"%011o" % size
+    header[_CHECKSUM] = b"%06o\0" % (_EMPTY_SUM + sum(path) + sum(header[_SIZE]))
+    return bytes(header)
 
 
 def format_index(lines: Sequence[str]) -> bytes:

@@ -15,6 +15,7 @@ from preprocess.errors import InputError
 from preprocess.manifest import EyeCount, Manifest, from_fields
 from preprocess.shards import (
     IndexEntry,
+    _header,
     atomic_file,
     file_sha256,
     format_index,
@@ -62,6 +63,20 @@ def test_headers_depend_on_nothing_but_name_and_size(tmp_path: Path) -> None:
             assert member.isreg()
             assert not member.pax_headers
     assert b"ustar\x0000" in written(tmp_path).read_bytes()[:512]
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 40_000, 8**11 - 1])
+@pytest.mark.parametrize("stem", ["7", "a-long_name-" * 8, "b" * 96, "c" * 97])
+def test_headers_are_those_of_tarfile(stem: str, size: int) -> None:
+    info = tarfile.TarInfo(f"{stem}.jpg")
+    info.size = size
+    try:
+        expected = info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    except ValueError as error:
+        with pytest.raises(ValueError, match=str(error)):
+            _header(info.name, size)
+    else:
+        assert _header(info.name, size) == expected
 
 
 def test_samples_come_back_through_the_index(tmp_path: Path) -> None:
