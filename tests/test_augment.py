@@ -156,11 +156,32 @@ def test_cover_hides_eyes_from_image_and_mask() -> None:
         assert np.array_equal(new[outside], image[outside])
         assert np.array_equal(new_mask[outside], mask[outside])
         touched += new_mask.sum() < mask.sum()
-        assert high <= 0.6 * SIZE + 1
-        assert wide <= 1.6 * 0.6 * SIZE + 1
     assert touched > 60
     shares = draw(only(hide=Effect(0.25, 0.6)), SIZE, (0,), eyes(4000)).hidden.mean()
     assert shares == pytest.approx(0.25, abs=0.03)
+
+
+def test_covers_leave_slivers_whole_eyes_and_nothing() -> None:
+    size, count = 256, 2000
+    mask = np.zeros((size, size), np.uint8)
+    mask[92:101, 80:104] = mask[92:101, 152:176] = 255
+    places = np.tile(np.array([[92.0, 96.5], [164.0, 96.5]], np.float32), (count, 1, 1))
+    numbers = draw(only(hide=Effect(1, 0.3)), size, (0,), places)
+    left = np.empty((count, 2))
+    for row in range(count):
+        (top, side), (high, wide) = (v[row].astype(int) for v in (numbers.anchor, numbers.extent))
+        assert 0 <= top <= top + high <= size
+        assert 0 <= side <= side + wide <= size
+        shown = mask.copy()
+        shown[top : top + high, side : side + wide] = 0
+        left[row] = shown[:, :128].mean(), shown[:, 128:].mean()
+    left /= mask[:, :128].mean()
+    least, most = left.min(axis=1), left.max(axis=1)
+    assert np.mean((least > 0.05) & (least < 0.5)) > 0.2  # slivers
+    assert np.mean((least == 0) & (most == 1)) > 0.05  # one eye
+    assert np.mean(most == 0) > 0.03  # both
+    assert np.mean(least == 1) > 0.05  # none
+    assert np.abs(left[:, 0].mean() - left[:, 1].mean()) < 0.05
 
 
 def test_crops_lie_around_the_eyes_and_keep_image_and_mask_together() -> None:

@@ -84,7 +84,8 @@ class AugmentConfig:
         Share of the side, in x and y (not of crops, which have a scatter of their own).
     hide
         Cover a rectangle, mostly on an eye, of up to strength x the sides (half as much again
-        where it is to cover both); what it hides is no eye any more.
+        where it is to cover both, and by the distance of the eyes where it comes from beside);
+        what it hides is no eye any more.
     light
         Brightness and contrast, each a factor in 1 +- strength.
     colour
@@ -105,7 +106,7 @@ class AugmentConfig:
     aspect: Effect = Effect(1.0, 0.5)
     rotation: Effect = Effect(1.0, 20.0)
     translation: Effect = Effect(1.0, 0.08)
-    hide: Effect = Effect(0.35, 0.3)
+    hide: Effect = Effect(0.5, 0.3)
     light: Effect = Effect(0.8, 0.3)
     colour: Effect = Effect(0.4, 0.3)
     grey: Effect = Effect(0.05, 1.0)
