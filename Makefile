@@ -18,6 +18,7 @@ RESUME ?=
 STRESS ?=
 ROUNDS ?=
 PRESET ?=
+SEED   ?=
 
 SAMPLE := data/sample
 SOURCE := $(or $(DATA),$(SAMPLE))
@@ -96,10 +97,14 @@ evaluate: $(SHARDS)/manifest.json ## figures of MODEL on SPLIT, plots and pictur
 	@$(PY) -m train evaluate --shards $(SHARDS) --split $(SPLIT) --model $(MODEL) \
 		--output $(OUTPUT) --device $(DEVICE) --loader $(LOADER) $(if $(STRESS),--stress)
 
-weights: $(SHARDS)/manifest.json ## train the bundled weights anew from DATA, by docs/recipe.md
+weights: $(SHARDS)/manifest.json ## train the bundled weights anew, drawn faces first, then DATA (docs/recipe.md; SEED)
 	@test -n "$(DATA)" || { echo "Error: DATA is empty. Give CelebAMask-HQ: make weights DATA=..." >&2; exit 2; }
-	@$(PY) -m train --shards $(SHARDS) --output $(OUTPUT)/weights --preset recipe --resume \
+	@$(PY) -m preprocess sample --out data/drawn --count 1000
+	@$(PY) -m preprocess --data data/drawn --out shards/drawn-$(SIZE) --size $(SIZE) --update
+	@$(PY) -m train --shards shards/drawn-$(SIZE) --output $(OUTPUT)/drawn --epochs 12 --resume \
 		--device $(DEVICE) --loader $(LOADER)
+	@$(PY) -m train --shards $(SHARDS) --output $(OUTPUT)/weights --preset recipe $(if $(SEED),--seed $(SEED)) \
+		--init $(OUTPUT)/drawn/eye_segmentation_model.pth --resume --device $(DEVICE) --loader $(LOADER)
 	@$(PY) -m train export --model $(OUTPUT)/weights/eye_segmentation_model.pth \
 		--output infer/weights/eyes.safetensors
 
