@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -202,3 +203,29 @@ def test_crops_lie_around_the_eyes_and_keep_image_and_mask_together() -> None:
     centres = draw(only(), SIZE, (1,), eyes(400), background).matrix @ np.array([24, 16, 1])
     assert centres[:, 0].std() > SIZE / 5
     assert centres[:, 1].std() > SIZE / 5
+
+
+def test_warps_read_only_what_they_show() -> None:
+    """Warping a part of a picture gives what warping all of it gives, also beyond its border."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    mask = rng.integers(0, 256, (SIZE, SIZE), np.uint8)
+    strong = replace(
+        only(flip=Effect(0.5, 1), larger=Effect(1, 2), smaller=Effect(1, 0.8)),
+        rotation=Effect(1, 180), aspect=Effect(1, 1), translation=Effect(1, 0.9),
+    )  # fmt: skip
+    for window in (None, Window(24, 40, 0.5)):
+        numbers = draw(strong, SIZE, (3,), eyes(100), window)
+        height, width = (window.height, window.width) if window else (SIZE, SIZE)
+        for row in range(100):
+            affine = numbers.matrix[row][:2].astype(np.float64)
+            affine[:, 2] += affine[:, :2] @ (0.5, 0.5) - 0.5
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            whole = [
+                cv2.warpAffine(plane, affine, (width, height), flags=flags,
+                               borderMode=cv2.BORDER_REPLICATE).astype(int)
+                for plane in (image, mask)
+            ]  # fmt: skip
+            for plane, expected in zip(augment(image, mask, numbers, row, window), whole,
+                                       strict=True):  # fmt: skip
+                assert np.abs(plane - expected).max() <= 2

@@ -8,6 +8,7 @@ the DALI graph; `augment` below is the same on arrays.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -294,7 +295,7 @@ def augment(
         image[box], mask[box] = np.rint(numbers.cover[row]), 0
     if numbers.moved[row]:
         height, width = (window.height, window.width) if window else mask.shape
-        image, mask = (_warp(plane, numbers.matrix[row], height, width) for plane in (image, mask))
+        image, mask = _warp(image, mask, numbers.matrix[row], height, width)
     factor = np.float32(numbers.brightness[row])
     contrast = np.float32(numbers.contrast[row])
     if factor != 1 or contrast != 1:
@@ -314,8 +315,8 @@ def augment(
         image = np.asarray(cv2.add(image, noise, dtype=cv2.CV_8U), np.uint8)
     if numbers.compressed[row]:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(numbers.quality[row])]
-        data = cv2.imencode(".jpg", image[..., ::-1], quality)[1]
-        image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
+        data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1]
+        image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), np.uint8)
     return image, mask
 
 
@@ -338,16 +339,37 @@ def _noise_table(row: int) -> Floats:
 
 
 def _warp(
-    plane: npt.NDArray[np.uint8], matrix: Floats, height: int, width: int
-) -> npt.NDArray[np.uint8]:
-    affine = matrix[:2].astype(np.float64)
+    image: npt.NDArray[np.uint8],
+    mask: npt.NDArray[np.uint8],
+    matrix: Floats,
+    height: int,
+    width: int,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Warp both as one picture of four channels, at less than OpenCV takes for three alone."""
+    (a, b, x), (c, d, y) = matrix[:2].tolist()
+    # What the result shows, and a little more for the interpolation: the rest need not be joined.
+    columns = _reach(x, a * width, b * height, mask.shape[1])
+    rows = _reach(y, c * width, d * height, mask.shape[0])
+    both = cv2.cvtColor(image[rows, columns], cv2.COLOR_RGB2RGBA)
+    cv2.insertChannel(mask[rows, columns], both, 3)
     # OpenCV puts (0, 0) at the centre of the corner pixel.
-    affine[:, 2] += affine[:, :2] @ (0.5, 0.5) - 0.5
+    x += (a + b) / 2 - 0.5 - columns.start
+    y += (c + d) / 2 - 0.5 - rows.start
+    affine = np.array([[a, b, x], [c, d, y]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     warped = cv2.warpAffine(
-        plane, affine, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        both, affine, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
-    return np.asarray(warped, np.uint8)
+    eyes = cv2.extractChannel(warped, 3)
+    return np.asarray(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), np.uint8), np.asarray(eyes)
+
+
+def _reach(start: float, across: float, down: float, size: int) -> slice:
+    """Return which of `size` pixels lie between the corners of a parallelogram; at least one."""
+    low = math.floor(start + min(0.0, across) + min(0.0, down)) - 2
+    high = math.ceil(start + max(0.0, across) + max(0.0, down)) + 2
+    first = min(max(low, 0), size - 1)
+    return slice(first, max(min(high, size), first + 1))
 
 
 def _twist(saturation: float, hue: float) -> Floats:
