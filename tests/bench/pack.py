@@ -38,8 +38,9 @@ one core an image. The plain way decodes in full, resizes with Lanczos, decodes 
 them, and writes JPEG, PNG and tar, all with Pillow; `draft` lets libjpeg halve the picture while
 decoding, as Pillow advises. "Memory kept" is what `preprocess.tuning` asks of malloc, given to the
 peers through the environment; our packer asks by itself. The limit decodes the photograph at half
-size and both masks, with the fastest decoders that we have, and does nothing else. The zip is made
-as `zip -r` makes it: deflated.
+size and both masks, with the fastest decoders that we have, and does nothing else; ours decodes
+straight to a quarter, which saves it the resizing and some of the decoding. The zip is made as
+`zip -r` makes it: deflated.
 """
 
 
