@@ -41,7 +41,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 14
 	@echo "Variables (now):"
 	@echo "  DATA=$(DATA)  CelebAMask-HQ folder or zip; without it, faces are drawn (SAMPLES=$(SAMPLES))"
-	@echo "  SIZE=$(SIZE) PRESET=$(PRESET) EPOCHS=$(EPOCHS) BATCH=$(BATCH) LR=$(LR) DEVICE=$(DEVICE) LOADER=$(LOADER)"
+	@echo "  SIZE=$(SIZE) PRESET=$(PRESET) SEED=$(SEED) EPOCHS=$(EPOCHS) BATCH=$(BATCH) LR=$(LR) DEVICE=$(DEVICE) LOADER=$(LOADER)"
 	@echo "  SHARDS=$(SHARDS) OUTPUT=$(OUTPUT) MODEL=$(MODEL)"
 	@echo "  SPLIT=$(SPLIT)  for evaluate;  IMAGE=$(IMAGE)  for infer;  RESUME=1 goes on with a run;  ROUNDS=5  for bench"
 	@echo "  VENV=$(VENV) PYTHON=$(PYTHON)  (3.11 or newer)"
