@@ -167,17 +167,29 @@ def facts(packages: Sequence[str]) -> dict[str, str]:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             versions.append(f"{package} not installed")
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
     load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
     return {
         "processor": f"{processor()}, {usable_cores()} cores{load}",
         "versions": ", ".join(versions),
-        "commit": commit,
+        "commit": commit(),
     }
+
+
+def commit() -> str:
+    """Name the commit that is measured, "-dirty" where the code is not what was committed.
+
+    The documents do not count: each benchmark of a run rewrites its own.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(exclude)docs")
+        return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def check_peers(python: Path) -> None:
