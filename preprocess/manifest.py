@@ -29,7 +29,7 @@ class PackSettings:
     samples_per_shard: int = 1024
     seed: int = 0
     labels: dict[str, int] = field(default_factory=lambda: dict(LABELS))
-    resampling: str = "DCT scale to at least 2x, then area; border repeated; masks keep their area"
+    resampling: str = "DCT scale to 1x, else 2x and area; border repeated; masks keep their area"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
