@@ -90,7 +90,7 @@ speedrun: $(SHARDS)/manifest.json ## fewest seconds to nearly the recipe's F1: d
 	@$(PY) -m preprocess --data $(SAMPLE) --out shards/sample-$(SIZE) --size $(SIZE) --update
 	@$(PY) -m train --shards shards/sample-$(SIZE) --output $(OUTPUT)/drawn --preset fast --epochs 18 \
 		--device $(DEVICE) --loader $(LOADER)
-	@$(PY) -m train --shards $(SHARDS) --output $(OUTPUT)/speedrun --preset fast --epochs 12 \
+	@$(PY) -m train --shards $(SHARDS) --output $(OUTPUT)/speedrun --preset fast --epochs 16 \
 		--init $(OUTPUT)/drawn/eye_segmentation_model.pth --device $(DEVICE) --loader $(LOADER)
 
 evaluate: $(SHARDS)/manifest.json ## figures of MODEL on SPLIT, plots and pictures (STRESS=1: harder ones too)
