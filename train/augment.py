@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from train.config import AugmentConfig, Effect, Window
+from train.covers import draw_covers
 
 Floats = npt.NDArray[np.float32]
 
@@ -25,9 +26,6 @@ _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, 
 _YIQ_TO_RGB = np.array([[1, 0.956, 0.621], [1, -0.272, -0.647], [1, -1.107, 1.705]])
 _MIDDLE = 128.0
 _HUE_DEGREES = 60.0
-_COVER_LEAST = 0.03  # of covers: smallest share of a side
-# How many lie on both eyes, how many anywhere, and how many come from beside, as hair or a hand.
-_COVER_BOTH, _COVER_ANYWHERE, _COVER_ASIDE = 0.18, 0.12, 0.45
 _BACKGROUND_ZOOM = 2.0  # crops of the background are enlarged up to so much more
 _BOTH_EYES, _SCATTER = 0.7, 0.3  # of crops: how many show both eyes, and how far off their centre
 _NOISE_STARTS = 1 << 20  # places in the table of noise where a row of pixels may begin
@@ -143,7 +141,7 @@ def draw(
         source, target = middle, middle + shift * size
     matrix = _matrices(flip, scale, stretch, angle, source, target)
     hidden = happens(config.hide)
-    anchor, extent, cover = _covers(rng, eyes, size, config.hide.strength)
+    anchor, extent, cover = draw_covers(rng, eyes, size, config.hide.strength)
     sigma = rng.uniform(0.3, max(0.31, config.blur.strength), count)
     noise = rng.uniform(0.1, 1, count) * config.noise.strength
     quality = rng.uniform(worst, max(worst, 90) + 1, count)
@@ -187,60 +185,6 @@ def _crop_places(
     sides = np.array([window.width, window.height])
     place = sides * (0.5 + rng.uniform(-_SCATTER, _SCATTER, (count, 2)))
     return point, place, anywhere[:, 0]
-
-
-def _covers(
-    rng: np.random.Generator, eyes: Floats, size: int, most: float
-) -> tuple[Floats, Floats, Floats]:
-    """Choose a rectangle for each picture: corner and size (y, x), inside it, and a colour.
-
-    Most lie over a part of one eye, some over both, some anywhere.
-    """
-    count, least = len(eyes), min(_COVER_LEAST, most)
-    one = eyes[np.arange(count), rng.integers(2, size=count)]
-    kind = rng.random((count, 1))
-    both, anywhere = kind < _COVER_BOTH, kind > 1 - _COVER_ANYWHERE
-    aside = ~both & (kind < _COVER_BOTH + _COVER_ASIDE)
-    centre = np.where(both, eyes.mean(axis=1), one)
-    centre = np.where(anywhere, rng.uniform(0, size, (count, 2)), centre)
-    extent = np.zeros((count, 2))
-    if most:
-        extent = size * np.exp(rng.uniform(np.log(least), np.log(most), (count, 2)))
-        wide = size * most * rng.uniform([1.0, 0.2], [1.6, 0.9], (count, 2))
-        extent = np.where(both, wide, extent)
-    centre = centre + np.where(both, 0.15, 0.55) * rng.uniform(-1, 1, (count, 2)) * extent
-    beside, large = _covers_from_beside(rng, eyes, one)
-    centre, extent = np.where(aside, beside, centre), np.where(aside & (most > 0), large, extent)
-    first = np.clip(np.rint(centre - extent / 2), 0, size)
-    last = np.clip(np.rint(centre + extent / 2), 0, size)
-    # Half of them in the colours of skin and hair, from light to dark.
-    tone = rng.uniform(20, 240, (count, 1)) * np.array([1.0, 0.78, 0.64])
-    skin = np.clip(tone + rng.normal(0, 10, (count, 3)), 0, 255)
-    colour = np.where(rng.random((count, 1)) < 0.5, skin, rng.uniform(0, 255, (count, 3)))
-    corner, sides = first[:, ::-1], (last - first)[:, ::-1]
-    return corner.astype(np.float32), sides.astype(np.float32), colour.astype(np.float32)
-
-
-def _covers_from_beside(
-    rng: np.random.Generator, eyes: Floats, one: Floats
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Choose centre and size (x, y), N x 2, of rectangles with one edge across an eye of each face.
-
-    They leave a sliver of it, or all but a sliver, and are measured by the distance between the
-    eyes: an eye is about 0.4 of it wide.
-    """
-    count = len(eyes)
-    apart = np.linalg.norm(eyes[:, 0] - eyes[:, 1], axis=1, keepdims=True)
-    level = rng.random((count, 1)) < 0.75
-    outward = np.where(one[:, :1] < eyes[..., 0].mean(axis=1, keepdims=True), -1.0, 1.0)
-    sign = outward * np.where(rng.random((count, 1)) < 0.7, 1.0, -1.0)
-    to = sign * np.where(level, [1.0, 0.0], [0.0, 1.0])
-    across = to[:, ::-1] != 0
-    shortest, longest = np.where(across, 0.5, 0.4), np.where(across, 3.0, 1.5)
-    extent = apart * np.exp(rng.uniform(np.log(shortest), np.log(longest)))
-    edge = apart * np.where(level, 0.24, 0.1) * rng.uniform(-1, 1, (count, 1)) * to
-    slide = 0.35 * rng.uniform(-1, 1, (count, 1)) * extent * across
-    return one + edge + to * extent / 2 + slide, extent
 
 
 def _matrices(
