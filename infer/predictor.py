@@ -19,9 +19,8 @@ from infer.weights import load_bundled
 from preprocess.errors import InputError
 from preprocess.image import RGB, Geometry, fit
 from train.checkpoint import Checkpoint
-from train.decode import normalise
 from train.distributed import resolve_device
-from train.model import fold_batch_norm, to_channels_last
+from train.model import fold_batch_norm
 
 # "auto", "whole", or how many of the largest faces.
 Faces = str | int
@@ -106,7 +105,9 @@ class Predictor:
         self.spec = checkpoint.spec
         self.threshold = checkpoint.threshold
         self.finder = finder or FaceFinder()
-        self._model = to_channels_last(fold_batch_norm(checkpoint.build()), self.device)
+        self._model = checkpoint.build(fold_batch_norm(checkpoint.network())).to(
+            self.device, memory_format=torch.channels_last
+        )
 
     @classmethod
     def from_checkpoint(cls, path: str | PathLike[str], device: str = "auto") -> Predictor:
@@ -215,7 +216,7 @@ class Predictor:
         """
         if not squares:
             return np.zeros((0, self.spec.size, self.spec.size), np.float32)
-        images = normalise(np.stack(squares), self.spec).to(self.device)
+        images = torch.from_numpy(np.stack(squares)).to(self.device).permute(0, 3, 1, 2)
         probability: npt.NDArray[np.float32] = self._model(images).sigmoid()[:, 0].cpu().numpy()
         return probability
 

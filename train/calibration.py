@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Floats = npt.NDArray[np.float64]
 
@@ -37,8 +37,10 @@ def logit_counts(logits: Tensor, masks: Tensor) -> Tensor:
         2 x 4000 int64: background and eye pixels in each bin of the logit, -20 to 20.
     """
     bins = ((logits.float() + _LIMIT) * (_BINS / (2 * _LIMIT))).long().clamp(0, _BINS - 1)
-    both = bins + _BINS * (masks >= 0.5).long()
-    return torch.bincount(both.flatten(), minlength=2 * _BINS).view(2, _BINS)
+    both = (bins + _BINS * (masks >= 0.5).long()).flatten()
+    # Not bincount: it waits for the device to learn how many bins there are.
+    counts = torch.zeros(2 * _BINS, dtype=torch.int64, device=logits.device)
+    return counts.scatter_add_(0, both, torch.ones_like(both)).view(2, _BINS)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,30 @@ class Correction:
     shift: float = 0.0
     bend: float = 0.0
     knee: float = 0.0
+
+
+class Calibrated(nn.Module):
+    """A network whose logits are corrected.
+
+    Parameters
+    ----------
+    network
+        Images to logits.
+    correction
+        Fitted on val.
+    """
+
+    def __init__(self, network: nn.Module, correction: Correction) -> None:
+        super().__init__()
+        self.network, self._correction = network, correction
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return corrected logits (see `train.model.UNet.forward`)."""
+        logits: Tensor = self.network(images)
+        to = self._correction
+        if to == Correction():
+            return logits
+        return logits * to.scale + to.shift + to.bend * (logits + to.knee).clamp(max=0)
 
 
 @dataclass(frozen=True)

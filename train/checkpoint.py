@@ -1,10 +1,14 @@
-"""Checkpoints: weights that know how to see, and all that a run needs to go on.
+"""Weights that know how to see: checkpoints of a run, and files for others to use.
 
-Read with ``weights_only=True``: a file from a stranger cannot run code.
+A checkpoint (.pth) holds all that a run needs to go on. An export (.safetensors) is half the size
+(convolutions in float16, which moves no pixel that matters) and holds no state of the training.
+Neither can run code: .pth is read with ``weights_only=True``, .safetensors knows no code.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import subprocess
 import warnings
@@ -15,17 +19,23 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from preprocess.errors import InputError
+from preprocess.manifest import from_fields
 from preprocess.mask import LABELS
 from preprocess.shards import atomic_file
-from train.config import ModelConfig, model_config
-from train.decode import InputSpec
-from train.model import UNet, to_channels_last
+from train.calibration import Calibrated, Correction
+from train.config import ModelConfig
+from train.model import InputSpec, UNet, to_channels_last
 
 MODEL_FILE = "eye_segmentation_model.pth"
+EXPORT_SUFFIX = ".safetensors"
 FORMAT_VERSION = 2
+_METADATA = "eye_segmentation"  # safetensors keeps strings only: one JSON text
 _EPOCH_FILE = re.compile(r"model_checkpoint_epoch_(\d+)\.pth")
+# Earlier files: what was a setting then, and the only value that is left.
+_FIXED = {"stem": 2, "detail": 8}
 
 
 @dataclass(frozen=True)
@@ -39,12 +49,12 @@ class Checkpoint:
     spec
         Size and normalisation of its input.
     weights
-        State dict (the averaged weights, where there are any).
+        State dict (the averaged weights).
     threshold
         Probability from which a pixel is an eye.
     calibration
-        How the probabilities were corrected on val, and their calibration error; empty where they
-        were not.
+        How the probabilities are corrected (`train.calibration.Correction`), and their
+        calibration error on val before and after; empty if they are not.
     metrics, epoch, source
         Figures on val, the epoch they belong to, and code revision and versions.
     training
@@ -53,7 +63,7 @@ class Checkpoint:
 
     model: ModelConfig
     spec: InputSpec
-    weights: dict[str, torch.Tensor]
+    weights: dict[str, Tensor]
     threshold: float = 0.5
     calibration: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -61,9 +71,9 @@ class Checkpoint:
     source: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
-        content = {
+    def _facts(self) -> dict[str, Any]:
+        """Return everything but tensors."""
+        return {
             "format_version": FORMAT_VERSION,
             "model": asdict(self.model),
             "input": self.spec.to_dict(),
@@ -73,45 +83,50 @@ class Checkpoint:
             "metrics": self.metrics,
             "epoch": self.epoch,
             "source": self.source or source_of_this_code(),
-            "weights": self.weights,
-            "training": self.training,
         }
+
+    @classmethod
+    def _from(
+        cls, facts: dict[str, Any], weights: dict[str, Tensor], training: dict[str, Any]
+    ) -> Checkpoint:
+        if facts["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format_version {facts['format_version']}")
+        shape = dict(facts["model"])
+        for name, value in _FIXED.items():
+            if shape.pop(name, value) != value:
+                raise ValueError(f"{name} of the network is not {value}")
+        weights = {name: value for name, value in weights.items() if name != "calibration"}
+        kept = ("threshold", "calibration", "metrics", "epoch", "source")
+        return cls(
+            from_fields(ModelConfig, shape), InputSpec.from_dict(facts["input"]), weights,
+            training=training, **{name: facts[name] for name in kept},
+        )  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        content = self._facts() | {"weights": self.weights, "training": self.training}
         with atomic_file(path) as file:
             torch.save(content, file)
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-        """Read a checkpoint, or weights that `train.release` wrote (``.safetensors``).
+        """Read a checkpoint or an export.
 
         Raises
         ------
         InputError
-            Where the file is missing, damaged, or no checkpoint of this program.
+            If the file is missing, damaged, or no checkpoint of this program.
         """
         if not path.is_file():
             remedy = "Train one first: `make train`, or name another with --model"
             raise InputError(path, "does not exist", remedy)
-        if path.suffix == ".safetensors":
-            from train.release import read_release
-
-            return read_release(path, device=device)
+        if path.suffix == EXPORT_SUFFIX:
+            return cls.load_export(path, device=device)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
                 content = torch.load(path, map_location=device, weights_only=True)
-            if content["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"format_version {content['format_version']}")
-            return cls(
-                model=model_config(content["model"]),
-                spec=InputSpec.from_dict(content["input"]),
-                weights=content["weights"],
-                threshold=content["threshold"],
-                calibration=content["calibration"],
-                metrics=content["metrics"],
-                epoch=content["epoch"],
-                source=content["source"],
-                training=content["training"],
-            )
+            return cls._from(content, content["weights"], content["training"])
         except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
             reason = str(error).split("\n", 1)[0][:120]
             problem = f"cannot be read as a checkpoint ({reason})"
@@ -120,15 +135,78 @@ class Checkpoint:
             problem = f"is no checkpoint of this program ({error!r})"
             raise InputError(path, problem, "Give an eye_segmentation_model.pth") from None
 
-    def build(self) -> UNet:
-        """Return the network with these weights, in evaluation mode, channels_last.
+    def export(self, path: Path) -> str:
+        """Write the weights for others to use; return the file's sha256.
 
         Raises
         ------
         InputError
-            Where the weights do not fit the network.
+            If the file does not end in ``.safetensors``.
         """
-        model = UNet(self.model)
+        from safetensors.torch import save
+
+        if path.suffix != EXPORT_SUFFIX:
+            raise InputError(path, f"ends in {path.suffix!r}", f"Expected {EXPORT_SUFFIX}")
+        tensors = {
+            name: (value.half() if value.ndim == 4 else value).contiguous()
+            for name, value in self.weights.items()
+        }
+        data = save(tensors, {_METADATA: json.dumps(self._facts(), sort_keys=True)})
+        with atomic_file(path) as file:
+            file.write(data)
+        return hashlib.sha256(data).hexdigest()
+
+    @classmethod
+    def load_export(
+        cls, path: Path, sha256: str | None = None, device: torch.device | str = "cpu"
+    ) -> Checkpoint:
+        """Read weights that `export` wrote.
+
+        Parameters
+        ----------
+        path
+            The file.
+        sha256
+            Its checksum, if it is known: checked before anything else is read.
+        device
+            Where the weights go.
+
+        Raises
+        ------
+        InputError
+            If the file is missing, damaged, changed, or no such file.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+                remedy = "Install the package again, or give another --model"
+                problem = "differs from the checksum that was published with it"
+                raise InputError(path, problem, remedy)
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                facts = json.loads((file.metadata() or {})[_METADATA])
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            full = {n: v.float() if v.is_floating_point() else v for n, v in weights.items()}
+            return cls._from(facts, full, {})
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror or error})"
+            raise InputError(path, problem, "Give another --model") from None
+        except InputError:
+            raise
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+            problem = f"holds no weights of this program ({error!r:.120})"
+            remedy = f"Give a {EXPORT_SUFFIX} file that `train export` wrote"
+            raise InputError(path, problem, remedy) from None
+
+    def network(self) -> UNet:
+        """Return the network with these weights, uncalibrated, in evaluation mode, channels_last.
+
+        Raises
+        ------
+        InputError
+            If the weights do not fit the network.
+        """
+        model = UNet(self.model, self.spec)
         try:
             model.load_state_dict(self.weights)
         except RuntimeError as error:
@@ -136,6 +214,12 @@ class Checkpoint:
             problem = f"weights do not fit the network ({reason})"
             raise InputError("checkpoint", problem, "Train again") from None
         return to_channels_last(model).eval()
+
+    def build(self, network: UNet | None = None) -> nn.Module:
+        """Return the network (or `network`, made of it), its logits calibrated."""
+        parts = {name: self.calibration.get(name) for name in Correction.__dataclass_fields__}
+        known = {name: value for name, value in parts.items() if value is not None}
+        return Calibrated(network or self.network(), Correction(**known)).eval()
 
 
 def epoch_file(output: Path, epoch: int) -> Path:
@@ -155,7 +239,7 @@ def epoch_files(output: Path) -> list[Path]:
 
 @lru_cache(maxsize=1)
 def source_of_this_code() -> dict[str, str]:
-    """Return git revision (where there is one) and the versions of what computed the weights."""
+    """Return git revision (if there is one) and the versions of what computed the weights."""
     from preprocess import __version__
 
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]

@@ -12,26 +12,28 @@ from preprocess.cli import HELP, DefaultsTo
 from preprocess.errors import reports_errors
 
 PATH = click.Path(path_type=Path)
-LOADER = click.option("--loader", type=click.Choice(["auto", "dali", "portable"]), default="auto",
-                      help="auto takes DALI where it is installed.")  # fmt: skip
-DEVICE = click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
-THREADS = click.option("--threads", type=int, help="Decoding threads.  [default: one a core]")
-TUNE = click.option("--tune/--no-tune", default=True,
+MODEL = Path("output/eye_segmentation_model.pth")
+SHARDS = click.option("--shards", type=PATH, default=Path("shards"), show_default=True,
+                      help="Folder of the pack.")  # fmt: skip
+LOADER = click.option("--loader", type=click.Choice(["auto", "dali", "portable"]),
+                      help="What decodes.  [default: auto, DALI if it is installed]")  # fmt: skip
+DEVICE = click.option("--device", help="cpu, cuda, cuda:N or mps.  [default: auto]")
+TUNE = click.option("--tune/--no-tune", default=True, show_default=True,
                     help="Keep freed memory, let OpenMP sleep (preprocess/tuning.py).")  # fmt: skip
-
-
-def _preset(context: click.Context, _: click.Parameter, name: str | None) -> None:
-    """Make a preset's settings the defaults of the other options."""
-    if name is not None:
-        from train.config import PRESETS
-
-        context.default_map = {**(context.default_map or {}), **PRESETS[name]}
+AMP = click.option("--amp", type=click.Choice(["auto", "bf16", "fp16", "off"]),
+                   help="Mixed precision.  [default: auto, float32 on a CPU]")  # fmt: skip
 
 
 def _say(line: str, err: bool = False) -> None:
     """Speak to the user, from the first of several processes only."""
     if os.environ.get("RANK", "0") == "0":
         click.echo(line, err=err)
+
+
+def _tuned(tune: bool) -> None:
+    from preprocess.tuning import tune_process
+
+    _say(tune_process(tune), err=True)
 
 
 @click.group(cls=DefaultsTo, default="fit", context_settings=HELP)
@@ -43,122 +45,68 @@ def main() -> None:
     """
 
 
+# The defaults of `fit` are those of `train.config.TrainConfig`, or of the preset: an option that is
+# not given is not passed on. The help repeats them, and a test holds it to them.
 @main.command()
-@click.option("--shards", type=PATH, default=Path("shards"), help="Folder of the pack.")
-@click.option(
-    "--output",
-    type=PATH,
-    default=Path("output"),
-    help="Folder for model, checkpoints, history and plots.",
-)
-@click.option(
-    "--preset",
-    type=click.Choice(["recipe", "fast"]),
-    is_eager=True,
-    expose_value=False,
-    callback=_preset,
-    help="Other defaults: the bundled weights' recipe, or the fewest seconds to nearly its F1.",
-)
-@click.option("--epochs", default=25)
-@click.option("--batch", default=16, help="Samples a step, all processes together.")
-@click.option("--lr", default=5e-3, help="Peak learning rate of AdamW.")
-@click.option("--muon-lr", default=0.02, help="Peak rate of Muon, for the filters; 0 is off.")
-@click.option("--weight-decay", default=1e-2)
-@click.option("--warmup", default=1.0, help="Epochs of rising learning rate.")
-@click.option(
-    "--init", type=PATH, help="Begin with the weights of this model, e.g. the bundled ones."
-)
-@click.option("--settle", default=0.2, help="Share of the epochs with softer augmentation.")
-@click.option("--grow", default=0.0, help="Share of the epochs, at the start, on smaller parts.")
-@click.option("--ema", default=0.998, help="Decay of the averaged weights; 0 is off.")
-@click.option("--clip", default=1.0, help="Largest gradient norm; 0 is off.")
-@click.option("--seed", default=0)
-@click.option("--width", default=16, help="Channels of the U-Net's first level.")
-@click.option("--depth", default=4, help="Halvings after the stem.")
-@click.option("--stem", default=2, help="Stride of the first convolution: 1, 2 or 4.")
-@click.option("--detail", default=8, help="Channels of the branch at full resolution; 0 is off.")
-@click.option(
-    "--augment",
-    "changes",
-    multiple=True,
-    metavar="NAME=[P:]STRENGTH|off",
-    help="Change one augmentation, e.g. blur=off, rotation=30, jpeg=0.3:60.",
-)
-@click.option("--no-augment", is_flag=True, help="Switch all augmentation off.")
-@click.option(
-    "--crop",
-    default="0.5x0.625",
-    metavar="HxW|off",
-    help="Train on parts around the eyes, of these shares of the side.",
-)
-@LOADER
-@THREADS
+@SHARDS
+@click.option("--output", type=PATH, help="Folder for model, history, plots.  [default: output]")
+@click.option("--preset", type=click.Choice(["recipe", "fast"]),
+              help="Other defaults: the bundled weights' recipe, or the fewest seconds to nearly "
+                   "its F1.")  # fmt: skip
+@click.option("--epochs", type=int, help="[default: 25]")
+@click.option("--batch", type=int, help="Samples a step, all processes together.  [default: 16]")
+@click.option("--lr", type=float, help="Peak learning rate.  [default: 0.005]")
+@click.option("--seed", type=int, help="[default: 0]")
+@click.option("--init", type=PATH, help="Begin with the weights of this model.")
+@click.option("--augment", "changes", multiple=True, metavar="NAME=[P:]STRENGTH|off",
+              help="Change one augmentation, e.g. blur=off, rotation=30, jpeg=0.3:60, "
+                   "crop=0.5x0.625; or all of them: off.")  # fmt: skip
 @DEVICE
-@click.option(
-    "--amp",
-    type=click.Choice(["auto", "bf16", "fp16", "off"]),
-    default="auto",
-    help="Mixed precision; auto is float32 on a CPU.",
-)
-@click.option("--compile", is_flag=True, help="Use torch.compile.")
-@click.option("--keep", default=2, help="Training checkpoints kept besides the best.")
-@click.option(
-    "--cache",
-    default="auto",
-    metavar="auto|off|GB",
-    help="Memory for decoded samples; auto takes up to a quarter of what is free.",
-)
-@click.option("--log-every", default=10, help="Steps between looks at the loss.")
-@click.option("--tensorboard", is_flag=True, help="Also log to OUTPUT/tensorboard.")
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUTPUT.")
+@AMP
+@LOADER
+@click.option("--cache", metavar="auto|off|GB",
+              help="Memory for decoded samples.  [default: auto, up to a quarter of what is free]")  # fmt: skip
+@click.option("--resume", is_flag=True,
+              help="Go on from the newest checkpoint in OUTPUT; to more epochs, if you like.")  # fmt: skip
 @TUNE
 @reports_errors
 def fit(
-    width: int, depth: int, stem: int, detail: int, changes: tuple[str, ...], no_augment: bool,
-    crop: str, resume: bool, tune: bool, **settings: Any,
-) -> None:  # fmt: skip
-    """Train a model; writes model, checkpoints, history and plots to OUTPUT."""
-    from preprocess.tuning import tune_process
-
-    _say(tune_process(tune), err=True)
-    from train.config import AugmentConfig, Crop, ModelConfig, TrainConfig
+    preset: str | None, changes: tuple[str, ...], resume: bool, tune: bool, **given: Any
+) -> None:
+    """Train a model; writes model, checkpoints, history, settings and plots to OUTPUT."""
+    _tuned(tune)
+    from train.config import PRESETS, AugmentConfig, TrainConfig
     from train.loop import fit as run
 
-    augment = (AugmentConfig.off() if no_augment else AugmentConfig()).with_changes(changes)
-    config = TrainConfig(
-        model=ModelConfig(width, depth, stem, detail),
-        augment=augment,
-        crop=Crop.parse(crop),
-        **settings,
-    )
-    result = run(config, resume=resume)
-    _say(f"{result.model_path}: val F1 {result.best.val_f1:.4f} (epoch {result.best.epoch})")
+    settings = PRESETS[preset] if preset else {}
+    settings = settings | {name: value for name, value in given.items() if value is not None}
+    augment = settings.pop("augment", AugmentConfig()).with_changes(changes)
+    result = run(TrainConfig(augment=augment, **settings), resume=resume)
+    f1 = f"{result.judged_by} F1 {result.best.val_f1:.4f}"
+    _say(f"{result.model_path}: {f1} (epoch {result.best.epoch})")
+    if result.warning:
+        _say(f"Warning: {result.warning}", err=True)
 
 
 @main.command()
-@click.option("--shards", type=PATH, default=Path("shards"), help="Folder of the pack.")
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test")
-@click.option("--model", "model_path", type=PATH, default=Path("output/eye_segmentation_model.pth"))
-@click.option("--output", type=PATH, help="Folder for JSON and grid.  [default: the model's]")
-@click.option(
-    "--stress",
-    is_flag=True,
-    help="Also under 13 difficulties at three strengths, and on pictures without eyes.",
-)
-@click.option("--batch", default=16)
-@LOADER
-@THREADS
+@SHARDS
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test",
+              show_default=True)  # fmt: skip
+@click.option("--model", "model_path", type=PATH, default=MODEL, show_default=True)
+@click.option("--output", type=PATH, help="Folder for JSON and grids.  [default: the model's]")
+@click.option("--stress", is_flag=True,
+              help="Also under 13 difficulties at three strengths, and without eyes.")  # fmt: skip
 @DEVICE
+@AMP
+@LOADER
 @TUNE
 @reports_errors
 def evaluate(
-    shards: Path, split: str, model_path: Path, output: Path | None, batch: int, loader: str,
-    threads: int | None, device: str, tune: bool, stress: bool,
+    shards: Path, split: str, model_path: Path, output: Path | None, stress: bool, tune: bool,
+    **given: Any,
 ) -> None:  # fmt: skip
     """Print figures of a model on a split; writes JSON, plots, and grids of best and worst."""
-    from preprocess.tuning import tune_process
-
-    _say(tune_process(tune), err=True)
+    _tuned(tune)
     from train.evaluate import evaluate_checkpoint
     from train.report import plot_reliability, plot_stress, save_evaluation, save_examples, table
     from train.stress import run_stress
@@ -166,18 +114,17 @@ def evaluate(
     folder = output or model_path.parent
     if output:
         output.mkdir(parents=True, exist_ok=True)
-    run = evaluate_checkpoint(
-        model_path, shards, split, batch=batch, loader=loader, threads=threads, device=device
-    )
+    settings = {name: value for name, value in given.items() if value is not None}
+    run = evaluate_checkpoint(model_path, shards, split, **settings)
     if not run.processes.is_first:
         return
     click.echo(table(run.evaluation))
     name = f"{shards.resolve().name}_{split}"
     context = {"shards": str(shards), "split": split, "model": str(model_path)}
     written = [folder / f"evaluation_{name}.json", folder / f"reliability_{name}.png"]
-    save_evaluation(run.evaluation, context, written[0])
+    save_evaluation(run, context, written[0])
     plot_reliability(run.evaluation, run.checkpoint.threshold, written[1])
-    written += save_examples(run.model, run.loader, run.checkpoint, run.evaluation, folder, name)
+    written += save_examples(run, folder, name)
     if stress:
         report = run_stress(run)
         click.echo(f"\n{report.table()}")
@@ -188,15 +135,27 @@ def evaluate(
 
 
 @main.command()
-@click.option("--model", "model_path", type=PATH, default=Path("output/eye_segmentation_model.pth"))
+@click.argument("runs", nargs=-1, required=True, type=PATH)
+@click.option("--output", type=PATH, default=Path("compare.png"), show_default=True,
+              help="Plot to write.")  # fmt: skip
+@reports_errors
+def compare(runs: tuple[Path, ...], output: Path) -> None:
+    """Show runs, by their folders, as a table and a plot: figures, and what they differ in."""
+    from train.report import compare as run
+
+    click.echo(run(runs, output))
+    click.echo(f"written: {output}")
+
+
+@main.command()
+@click.option("--model", "model_path", type=PATH, default=MODEL, show_default=True)
 @click.option("--output", type=PATH, required=True, help="File to write, .safetensors.")
 @reports_errors
 def export(model_path: Path, output: Path) -> None:
     """Write the weights of a model for others to use: safetensors, 4 MB, read without pickle."""
     from train.checkpoint import Checkpoint
-    from train.release import export as run
 
-    digest = run(Checkpoint.load(model_path), output)
+    digest = Checkpoint.load(model_path).export(output)
     digests = output.with_suffix(".sha256")
     digests.write_text(f"{digest}  {output.name}\n")
     click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB, sha256 {digest}")

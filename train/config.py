@@ -1,4 +1,7 @@
-"""Settings of a training run: frozen, checked when built, unknown keys refused."""
+"""Settings of a training run: frozen, checked when built, unknown keys refused.
+
+What is here is what a user would turn. Everything else is a constant beside its use.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.errors import InputError
-from preprocess.manifest import from_fields
+
+AMP = ("auto", "bf16", "fp16", "off")
+LOADERS = ("auto", "dali", "portable")
+_CROP_MULTIPLE = 16  # JPEG's blocks of 8 x 8, with chroma at half the size
 
 
 def require(true: bool, where: str, problem: str, expected: str) -> None:
@@ -27,28 +33,20 @@ class ModelConfig:
         Channels of the first level; every level below has twice as many.
     depth
         Number of halvings after the stem.
-    stem
-        Stride of the first convolution, 1, 2 or 4; the decoder predicts stem x stem pixels at once.
-    detail
-        Channels of a branch at full resolution that sharpens the result; 0 leaves it out.
     """
 
     width: int = 16
     depth: int = 4
-    stem: int = 2
-    detail: int = 8
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        require(1 <= self.width <= 256, "--width", f"is {self.width}", "1 to 256")
-        require(1 <= self.depth <= 6, "--depth", f"is {self.depth}", "1 to 6")
-        require(self.stem in {1, 2, 4}, "--stem", f"is {self.stem}", "1, 2 or 4")
-        require(0 <= self.detail <= 64, "--detail", f"is {self.detail}", "0 to 64")
+        require(1 <= self.width <= 256, "width", f"is {self.width}", "1 to 256")
+        require(1 <= self.depth <= 6, "depth", f"is {self.depth}", "1 to 6")
 
     @property
     def stride(self) -> int:
         """Input sides must be multiples of this."""
-        return int(self.stem * 2**self.depth)
+        return int(2 ** (self.depth + 1))
 
 
 @dataclass(frozen=True)
@@ -63,14 +61,48 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
-    """The augmentations of training, in the order in which they are applied.
+class Crop:
+    """Train on parts of the pictures, most of them around the eyes.
 
-    The geometric ones make one transform, applied to image and mask together, and so is `hide`,
-    before it; the rest imitates cameras and file formats, and touches the image only.
+    Eyes are one pixel in a hundred. A part of a third of the area, placed where they are, teaches
+    as much in a third of the time, and no longer says where in a picture eyes have to be.
 
     Attributes
     ----------
+    height, width
+        Size, as shares of the picture's side.
+    """
+
+    height: float = 0.5
+    width: float = 0.625
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for side in (self.height, self.width):
+            problem = f"is {self.height:g}x{self.width:g}"
+            require(0 < side <= 1, "--augment crop", problem, "shares of the side, 0 to 1")
+
+    def pixels(self, size: int, stride: int) -> tuple[int, int]:
+        """Return height and width in pixels for pictures of side `size`."""
+        step = max(stride, _CROP_MULTIPLE)
+
+        def whole(share: float) -> int:
+            return min(size, max(1, round(share * size / step)) * step)
+
+        return whole(self.height), whole(self.width)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """The augmentations of training, in the order in which they are applied.
+
+    `hide` and the geometric ones change image and mask together. The rest imitates cameras and
+    file formats, and changes the image only.
+
+    Attributes
+    ----------
+    crop
+        Show a part of the picture; None shows all of it.
     flip
         Mirror left and right (strength unused).
     larger, smaller
@@ -81,11 +113,11 @@ class AugmentConfig:
     rotation
         Degrees, to either side.
     translation
-        Share of the side, in x and y (not of crops, which have a scatter of their own).
+        Share of the side, in x and y (crops have a scatter of their own instead).
     hide
         Cover a rectangle, mostly on an eye, of up to strength x the sides (half as much again
-        where it is to cover both, and by the distance of the eyes where it comes from beside);
-        what it hides is no eye any more.
+        if it is to cover both, and by the distance of the eyes if it comes from beside); what
+        it hides is no eye any more.
     light
         Brightness and contrast, each a factor in 1 +- strength.
     colour
@@ -100,6 +132,7 @@ class AugmentConfig:
         Recompression at a quality between 100 - strength and 90.
     """
 
+    crop: Crop | None = field(default_factory=Crop)
     flip: Effect = Effect(0.5, 1.0)
     larger: Effect = Effect(1.0, 0.35)
     smaller: Effect = Effect(1.0, 0.55)
@@ -116,116 +149,70 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for entry in fields(self):
-            effect = getattr(self, entry.name)
-            where = f"--augment {entry.name}"
+        for name, effect in self.effects().items():
+            where = f"--augment {name}"
             require(0 <= effect.probability <= 1, where, f"has probability {effect.probability}",
                     "0 to 1")  # fmt: skip
-            top = _STRONGEST.get(entry.name, 1.0)
+            top = _STRONGEST.get(name, 1.0)
             require(0 <= effect.strength <= top, where, f"has strength {effect.strength}",
                     f"0 to {top:g}")  # fmt: skip
 
+    def effects(self) -> dict[str, Effect]:
+        """Return the effects by name: everything but the crop."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)[1:]}
+
     @classmethod
     def off(cls) -> AugmentConfig:
-        """Return the settings of evaluation: nothing is changed."""
-        return cls(**{entry.name: Effect(0.0, 0.0) for entry in fields(cls)})
+        """Return settings that change nothing."""
+        return cls(None, **{entry.name: Effect(0.0, 0.0) for entry in fields(cls)[1:]})
 
     def softened(self) -> AugmentConfig:
-        """Return these settings at half the strength or, where strength means nothing, as often."""
+        """Return these settings at half the strength or, if strength means nothing, as often."""
         by_strength = {"larger", "smaller", "aspect", "rotation", "translation"}
         changed = {}
-        for entry in fields(self):
-            effect = getattr(self, entry.name)
-            if entry.name in by_strength:
-                changed[entry.name] = Effect(effect.probability, effect.strength / 2)
-            elif entry.name != "flip":
-                changed[entry.name] = Effect(effect.probability / 2, effect.strength)
+        for name, effect in self.effects().items():
+            if name in by_strength:
+                changed[name] = Effect(effect.probability, effect.strength / 2)
+            elif name != "flip":
+                changed[name] = Effect(effect.probability / 2, effect.strength)
         return replace(self, **changed)
 
     def with_changes(self, changes: tuple[str, ...]) -> AugmentConfig:
-        """Apply changes written NAME=off, NAME=STRENGTH or NAME=PROBABILITY:STRENGTH.
+        """Apply changes written off, NAME=off, NAME=STRENGTH, NAME=PROBABILITY:STRENGTH, crop=HxW.
 
         Raises
         ------
         InputError
-            Where a change names no augmentation or no number.
+            If a change names no augmentation or no number.
         """
-        effects = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        config = self
         for change in changes:
+            if change == "off":
+                config = self.off()
+                continue
             name, _, value = change.partition("=")
-            where = f"--augment {change}"
-            require(name in effects, where, f"{name!r} is no augmentation", ", ".join(effects))
-            if value == "off":
-                value = "0:0"
+            where, known = f"--augment {change}", ("crop", *self.effects())
+            require(name in known, where, f"{name!r} is no augmentation", ", ".join(known))
             try:
-                *probability, strength = (float(part) for part in value.split(":"))
-            except ValueError:
+                if name == "crop":
+                    height, width = (1.0, 1.0) if value == "off" else map(float, value.split("x"))
+                    new: Any = None if value == "off" else Crop(height, width)
+                elif value == "off":
+                    new = Effect(0.0, 0.0)
+                else:
+                    *chance, strength = map(float, value.split(":"))
+                    before = config.effects()[name].probability
+                    new = Effect(*(chance or [before]), strength)
+            except (ValueError, TypeError) as error:
+                if isinstance(error, InputError):
+                    raise
                 problem = f"{value!r} is not readable"
-                raise InputError(where, problem, "Write off, 0.3 or 0.5:0.3") from None
-            chance = probability[0] if probability else effects[name].probability
-            effects[name] = Effect(chance if strength else 0.0, strength)
-        return AugmentConfig(**effects)
+                example = "0.5x0.625" if name == "crop" else "0.3 or 0.5:0.3"
+                raise InputError(where, problem, f"Write off, {example}") from None
+            config = replace(config, **{name: new})
+        return config
 
 
-@dataclass(frozen=True)
-class Window:
-    """Part of a picture to train on: its size in pixels, and the share that lies anywhere."""
-
-    height: int
-    width: int
-    background: float
-
-
-@dataclass(frozen=True)
-class Crop:
-    """Train on parts of the pictures, most of them around the eyes.
-
-    Eyes are one pixel in a hundred: a part of a third of the area, placed where they are, teaches
-    as much in a third of the time, and no longer says where in a picture eyes have to be.
-
-    Attributes
-    ----------
-    height, width
-        Size, as shares of the picture's side.
-    background
-        Share of the parts that lie anywhere.
-    """
-
-    height: float = 0.5
-    width: float = 0.625
-    background: float = 0.25
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for side in (self.height, self.width):
-            require(0 < side <= 1, "--crop", f"is {self}", "shares of the side, 0 to 1")
-        require(0 <= self.background <= 1, "--crop", f"has background {self.background}", "0 to 1")
-
-    def __str__(self) -> str:
-        """Format as on the command line."""
-        return f"{self.height:g}x{self.width:g}"
-
-    def window(self, size: int, stride: int) -> Window:
-        """Return the size in pixels for pictures of side `size`, in multiples of `stride`."""
-
-        def whole(share: float) -> int:
-            return min(size, max(1, round(share * size / stride)) * stride)
-
-        return Window(whole(self.height), whole(self.width), self.background)
-
-    @classmethod
-    def parse(cls, text: str) -> Crop | None:
-        """Read HEIGHTxWIDTH, or off."""
-        if text == "off":
-            return None
-        try:
-            height, width = (float(side) for side in text.split("x"))
-        except ValueError:
-            raise InputError("--crop", f"is {text!r}", "Write 0.5x0.625, or off") from None
-        return cls(height, width)
-
-
-_SMALL = 0.75  # of the sides, while parts have not grown yet
 _STRONGEST = {
     "larger": 9.0,
     "aspect": 4.0,
@@ -235,14 +222,7 @@ _STRONGEST = {
     "noise": 255.0,
     "jpeg": 99.0,
 }
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What some epochs of a run show: how augmented, and which part."""
-
-    augment: AugmentConfig
-    crop: Crop | None
+_EARLY = 0.75  # of the sides, while crops have not grown yet: half the pixels
 
 
 @dataclass(frozen=True)
@@ -253,29 +233,29 @@ class TrainConfig:
     ----------
     shards, output
         Folder of the pack, and of everything that training writes.
-    epochs, batch, lr, muon_lr, weight_decay, warmup
-        Schedule; `batch` counts all processes together, `warmup` is in epochs. `muon_lr` is the
-        rate of the filters (see `train.optimizer`), `lr` of everything else; 0 leaves all to AdamW.
+    epochs, batch, lr
+        `batch` counts all processes together; `lr` is the peak rate of AdamW, and the filters' own
+        is a fixed multiple of it (see `train.optimizer`).
+    seed
+        Decides first weights, order and augmentation.
     init
         Weights to begin with, of a checkpoint or a .safetensors file; None begins anew.
+    device
+        auto, cpu, cuda, cuda:N or mps.
+    amp
+        Mixed precision: bf16, fp16, off or auto (float32 on a CPU).
+    loader
+        What decodes: auto, dali or portable.
+    cache
+        Keep decoded samples in memory: auto (if they take at most a quarter of what is free), off,
+        or as many gigabytes as may be used.
     settle
         Share of the epochs, at the end, with softer augmentation: the pictures that the network
         is for come last.
     grow
-        Share of the epochs, at the start, on parts of three quarters of the sides: half the pixels.
-    ema
-        Decay of the averaged weights per step, reached gradually; 0 switches averaging off.
-    clip
-        Largest norm of the gradient; 0 switches clipping off.
-    loader, threads
-        auto, dali or portable; decoding threads (None: this process's share of the cores).
-    device, amp
-        torch device or auto; bf16, fp16, off or auto.
-    keep
-        Training checkpoints to keep besides the best.
-    cache
-        Keep decoded samples in memory: auto (where they take at most a quarter of what is free),
-        off, or as many gigabytes as may be used.
+        Share of the epochs, at the start, on crops of three quarters of the sides.
+    augment, model
+        See `AugmentConfig` and `ModelConfig`.
     """
 
     shards: Path
@@ -283,73 +263,57 @@ class TrainConfig:
     epochs: int = 25
     batch: int = 16
     lr: float = 5e-3
-    muon_lr: float = 0.02
-    weight_decay: float = 1e-2
-    warmup: float = 1.0
-    init: Path | None = None
-    settle: float = 0.2
-    grow: float = 0.0
-    ema: float = 0.998
-    clip: float = 1.0
     seed: int = 0
-    loader: str = "auto"
-    threads: int | None = None
+    init: Path | None = None
     device: str = "auto"
     amp: str = "auto"
-    compile: bool = False
-    keep: int = 2
+    loader: str = "auto"
     cache: str = "auto"
-    log_every: int = 10
-    tensorboard: bool = False
-    model: ModelConfig = field(default_factory=ModelConfig)
+    settle: float = 0.2
+    grow: float = 0.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    crop: Crop | None = field(default_factory=Crop)
+    model: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, least in (("epochs", 1), ("batch", 1), ("keep", 1),
-                            ("log_every", 1)):  # fmt: skip
-            value = getattr(self, name)
-            require(value >= least, f"--{name.replace('_', '-')}", f"is {value}", f">= {least}")
+        require(self.epochs >= 1, "--epochs", f"is {self.epochs}", "1 or more")
+        require(self.batch >= 1, "--batch", f"is {self.batch}", "1 or more")
         require(0 < self.lr < math.inf, "--lr", f"is {self.lr}", "a number above 0")
-        for name in ("seed", "muon_lr", "weight_decay", "warmup", "clip"):
-            value = getattr(self, name)
-            where = f"--{name.replace('_', '-')}"
-            require(0 <= value < math.inf, where, f"is {value}", "a number from 0 up")
-        require(0 <= self.settle <= 1, "--settle", f"is {self.settle}", "0 to 1")
-        require(0 <= self.grow <= 1, "--grow", f"is {self.grow}", "0 to 1")
-        require(0 <= self.ema < 1, "--ema", f"is {self.ema}", "0 up to, not including, 1")
-        require(self.amp in {"auto", "bf16", "fp16", "off"}, "--amp", f"is {self.amp!r}",
-                "auto, bf16, fp16 or off")  # fmt: skip
+        require(self.seed >= 0, "--seed", f"is {self.seed}", "0 or more")
+        require(0 <= self.settle <= 1, "settle", f"is {self.settle}", "0 to 1")
+        require(0 <= self.grow <= 1, "grow", f"is {self.grow}", "0 to 1")
+        require(self.amp in AMP, "--amp", f"is {self.amp!r}", ", ".join(AMP))
+        require(self.loader in LOADERS, "--loader", f"is {self.loader!r}", ", ".join(LOADERS))
 
-    def stage(self, epoch: int) -> Stage:
-        """Return what is shown in an epoch, counted from 0."""
-        settled = epoch >= self.epochs - round(self.settle * self.epochs)
-        grown = epoch >= round(self.grow * self.epochs)
-        crop = self.crop
-        if crop and not grown:
-            crop = replace(crop, height=_SMALL * crop.height, width=_SMALL * crop.width)
-        return Stage(self.augment.softened() if settled else self.augment, crop)
+    def stage(self, epoch: int) -> AugmentConfig:
+        """Return how the samples of an epoch, counted from 0, are augmented."""
+        augment = self.augment
+        if epoch >= self.epochs - round(self.settle * self.epochs):
+            augment = augment.softened()
+        if augment.crop and epoch < round(self.grow * self.epochs):
+            small = Crop(_EARLY * augment.crop.height, _EARLY * augment.crop.width)
+            augment = replace(augment, crop=small)
+        return augment
 
     def decides(self) -> dict[str, Any]:
-        """Return the settings that decide the weights: those must not change on --resume."""
-        free = {"shards", "output", "keep", "log_every", "tensorboard", "threads", "loader",
-                "device", "compile", "cache", "init"}  # fmt: skip
+        """Return the settings that decide the weights: those must not change on --resume.
+
+        A run may go on to more epochs than it had.
+        """
+        free = {"shards", "output", "epochs", "init", "device", "loader", "cache"}
         return {key: value for key, value in asdict(self).items() if key not in free}
 
 
-# Options of the command line by name, on top of their defaults: docs/recipe.md, docs/speedrun.md.
+# Other defaults, by name: docs/recipe.md, docs/speedrun.md.
 PRESETS: dict[str, dict[str, Any]] = {
     # What the bundled weights were made with.
     "recipe": {"epochs": 64, "seed": 2},
-    # Fewest seconds to nearly its val F1: what val does not show is not practised.
+    # Fewest seconds to nearly its val F1: no covers, no stretching, less shrinking and blur,
+    # because val shows none of them.
     "fast": {
         "epochs": 24, "settle": 0.0, "grow": 0.3,
-        "changes": ("hide=off", "aspect=off", "smaller=0.26", "blur=0.1:2"),
+        "augment": AugmentConfig().with_changes(
+            ("hide=off", "aspect=off", "smaller=0.26", "blur=0.1:2")
+        ),
     },
 }  # fmt: skip
-
-
-def model_config(content: dict[str, Any]) -> ModelConfig:
-    """Rebuild a `ModelConfig` from a checkpoint; an unknown key fails."""
-    return from_fields(ModelConfig, content)

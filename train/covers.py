@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 
 _LEAST = 0.03  # smallest share of a side
 # How many lie on both eyes, how many anywhere, and how many come from beside, as hair or a hand.
@@ -13,9 +13,9 @@ _BOTH, _ANYWHERE, _ASIDE = 0.18, 0.12, 0.45
 
 
 def draw_covers(
-    rng: np.random.Generator, eyes: Floats, size: int, most: float
+    rng: np.random.Generator, eyes: npt.NDArray[np.float32], size: int, most: float
 ) -> tuple[Floats, Floats, Floats]:
-    """Choose a rectangle for each picture: corner and size (y, x), inside it, and a colour.
+    """Choose a rectangle for each picture, inside it, and a colour.
 
     Most lie over a part of one eye, some over both, some anywhere.
 
@@ -32,8 +32,8 @@ def draw_covers(
 
     Returns
     -------
-    corner, sides, colour
-        N x 2, N x 2 (whole pixels) and N x 3 (RGB in levels), float32.
+    first, last, colour
+        N x 2, N x 2 (x and y of two corners, in whole pixels) and N x 3 (RGB in levels).
     """
     count, least = len(eyes), min(_LEAST, most)
     one = eyes[np.arange(count), rng.integers(2, size=count)]
@@ -56,13 +56,12 @@ def draw_covers(
     tone = rng.uniform(20, 240, (count, 1)) * np.array([1.0, 0.78, 0.64])
     skin = np.clip(tone + rng.normal(0, 10, (count, 3)), 0, 255)
     colour = np.where(rng.random((count, 1)) < 0.5, skin, rng.uniform(0, 255, (count, 3)))
-    corner, sides = first[:, ::-1], (last - first)[:, ::-1]
-    return corner.astype(np.float32), sides.astype(np.float32), colour.astype(np.float32)
+    return first, last, colour
 
 
 def _from_beside(
-    rng: np.random.Generator, eyes: Floats, one: Floats
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    rng: np.random.Generator, eyes: npt.NDArray[np.float32], one: npt.NDArray[np.float32]
+) -> tuple[Floats, Floats]:
     """Choose centre and size (x, y), N x 2, of rectangles with one edge across an eye of each face.
 
     They leave a sliver of it, or all but a sliver, and are measured by the distance between the

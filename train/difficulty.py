@@ -20,7 +20,7 @@ from preprocess.mask import eye_boxes
 
 Mask = npt.NDArray[np.uint8]
 Rng = np.random.Generator
-Effect = Callable[[RGB, Mask, float, Rng], tuple[RGB, Mask]]
+Apply = Callable[[RGB, Mask, float, Rng], tuple[RGB, Mask]]
 _FILL = 127.0
 
 
@@ -41,7 +41,7 @@ class Difficulty:
     name: str
     unit: str
     figures: tuple[float, float, float]
-    apply: Effect
+    apply: Apply
 
 
 def _moved(image: RGB, mask: Mask, matrix: npt.NDArray[np.float64]) -> tuple[RGB, Mask]:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from preprocess.errors import InputError
 
@@ -29,6 +28,20 @@ class Processes:
         """Whether this process writes files and speaks to the user."""
         return self.rank == 0
 
+    def share(self, batch: int) -> slice:
+        """Return which rows of a batch of all processes are this one's.
+
+        Raises
+        ------
+        InputError
+            If they cannot be shared evenly.
+        """
+        if batch % self.world:
+            problem = f"{batch} samples cannot be shared by {self.world} processes"
+            raise InputError("--batch", problem, f"Give a multiple of {self.world}")
+        rows = batch // self.world
+        return slice(self.rank * rows, (self.rank + 1) * rows)
+
     def gather(self, rows: Tensor) -> Tensor:
         """Join the rows (any number a process) of all processes, in rank order."""
         if self.world == 1:
@@ -36,14 +49,6 @@ class Processes:
         parts: list[Any] = [None] * self.world
         dist.all_gather_object(parts, rows.cpu())
         return torch.cat(parts)
-
-    def gather_list(self, items: list[str]) -> list[str]:
-        """Join the lists of all processes, in rank order."""
-        if self.world == 1:
-            return items
-        parts: list[Any] = [None] * self.world
-        dist.all_gather_object(parts, items)
-        return [item for part in parts for item in part]
 
     def mean(self, value: Tensor) -> Tensor:
         """Average a tensor over the processes."""
@@ -60,7 +65,7 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
     Parameters
     ----------
     device
-        "auto", "cpu", "cuda" or "cuda:N".
+        "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Raises
     ------
@@ -86,7 +91,7 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
 
 
 def resolve_device(device: str, local_rank: int = 0) -> torch.device:
-    """Turn auto, cpu, cuda or cuda:N into a device that exists.
+    """Turn auto, cpu, cuda, cuda:N or mps into a device that exists.
 
     Raises
     ------
@@ -98,7 +103,7 @@ def resolve_device(device: str, local_rank: int = 0) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise InputError("--device", f"is {device!r}", "Expected auto, cpu or cuda") from None
+        raise InputError("--device", f"is {device!r}", "Expected auto, cpu, cuda or mps") from None
     if chosen.type == "cuda":
         index = local_rank if chosen.index is None else chosen.index
         if index >= torch.cuda.device_count():
@@ -106,53 +111,24 @@ def resolve_device(device: str, local_rank: int = 0) -> torch.device:
             raise InputError("--device", problem, "Use --device cpu or auto")
         torch.cuda.set_device(index)
         return torch.device("cuda", index)
-    if chosen.type != "cpu":
-        raise InputError("--device", f"is {device!r}", "Expected auto, cpu or cuda")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("--device mps", "PyTorch has no Metal here", "Use --device cpu or auto")
+    if chosen.type not in {"cpu", "mps"}:
+        raise InputError("--device", f"is {device!r}", "Expected auto, cpu, cuda or mps")
     return chosen
 
 
-class SyncedBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation over the batch of all processes, on any backend.
-
-    torch's own SyncBatchNorm needs CUDA; this one runs under gloo too. With it, n processes
-    compute what one process with the whole batch computes, to rounding.
-    """
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Normalise N x C x H x W by the statistics of all processes (running ones in eval)."""
-        if not self.training:
-            return super().forward(features)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        given_type, features = features.dtype, features.float()
-        moments = torch.cat([features.mean(dim=(0, 2, 3)), features.square().mean(dim=(0, 2, 3))])
-        moments = all_reduce(moments) / dist.get_world_size()  # type: ignore[no-untyped-call]
-        mean, square = moments.chunk(2)
-        variance = (square - mean.square()).clamp(min=0)
-        with torch.no_grad():
-            count = features.numel() / features.shape[1] * dist.get_world_size()
-            momentum = self.momentum or 0.1
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance * count / (count - 1), momentum)
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked += 1
-        scale = self.weight * (variance + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        normalised: Tensor = features * scale[:, None, None] + shift[:, None, None]
-        return normalised.to(given_type)
-
-
 def distribute(model: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
-    """Wrap a model for training in several processes: shared gradients and batch statistics."""
+    """Wrap a model for training in several processes: shared gradients.
+
+    On CUDA batch statistics are shared too, and n processes compute what one with the whole batch
+    computes. On a CPU each has its own (torch's SyncBatchNorm needs CUDA), and the first one's
+    running statistics count.
+    """
     if processes.world == 1:
         return model
+    ids = None
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         ids = [device]
-    else:
-        for module in model.modules():
-            if type(module) is nn.BatchNorm2d:
-                module.__class__ = SyncedBatchNorm
-        ids = None
-    # Every process computes the same statistics, so there is nothing to broadcast.
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids)

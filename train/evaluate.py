@@ -3,133 +3,147 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, astuple, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from preprocess.errors import InputError
-from train.batch import LoaderConfig
+from train.augment import augment
 from train.calibration import LogitHistogram, logit_counts
 from train.checkpoint import Checkpoint
-from train.config import AugmentConfig
+from train.data import Batch, Loader
 from train.distributed import Processes, join_processes
-from train.loader import Loader, decoding_threads, open_loader, read_spec
 from train.loss import bce_dice
 from train.metrics import Metrics, image_iou, metrics_of, pixel_counts
-from train.order import SplitOrder
+from train.split import Split
+from train.step import amp_dtype, autocast
+
+_BATCH = {"cuda": 256}  # large where it costs nothing; in a CPU's cache elsewhere
+_CPU_BATCH = 16
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of a split, its mean loss, each picture's IoU by key, and its pixels by logit."""
+    """Figures of samples, their mean loss, each one's IoU by number, and all pixels by logit."""
 
     metrics: Metrics
     loss: float
-    iou: dict[str, float]
+    iou: dict[int, float]
     images_per_second: float
     histogram: LogitHistogram
 
-    def ranked(self) -> list[str]:
-        """Return the keys of the pictures from the lowest IoU to the highest."""
-        return sorted(self.iou, key=lambda key: (self.iou[key], key))
+    def ranked(self) -> list[int]:
+        """Return the numbers of the samples from the lowest IoU to the highest."""
+        return sorted(self.iou, key=lambda row: (self.iou[row], row))
 
 
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    loader: Loader,
+    batches: Iterable[Batch],
     *,
     threshold: float = 0.5,
+    amp: str = "off",
     processes: Processes | None = None,
-    progress: bool = True,
 ) -> Evaluation:
-    """Run a model over a split.
+    """Run a model over samples; the device is waited for once, at the end.
 
     Parameters
     ----------
     model
-        In evaluation mode, on the loader's device.
-    loader
-        Opened without shuffling and augmentation.
+        In evaluation mode, on the batches' device.
+    batches
+        Whole pictures, not augmented.
     threshold
         Probability from which a pixel is an eye.
+    amp
+        See `train.step.amp_dtype`.
     processes
         The group that shares the work; counts are joined, so all get the same figures.
-    progress
-        Show a bar where the output is a terminal.
     """
     processes = processes or Processes()
-    counts: list[torch.Tensor] = []
-    losses: list[torch.Tensor] = []
-    pixels = logit_counts(torch.zeros(0), torch.zeros(0))
-    keys: list[str] = []
+    counts, losses, rows = [], [], []
+    pixels = torch.zeros((), dtype=torch.int64)
     started = time.perf_counter()
-    quiet = None if progress and processes.is_first else True
-    bar: Any = tqdm(loader.epoch(0), total=loader.steps, unit="batch", desc="evaluate",
-                    disable=quiet, leave=False)  # fmt: skip
-    for batch in bar:
-        logits = model(batch.images)
-        counts.append(pixel_counts(logits, batch.masks, threshold))
-        losses.append(bce_dice(logits, batch.masks) * len(batch.keys))
-        pixels = pixels.to(logits.device) + logit_counts(logits, batch.masks)
-        keys += batch.keys
-    none = torch.zeros((0, 4), dtype=torch.int64)
-    joined = processes.gather(torch.cat(counts).cpu() if counts else none)
-    loss = processes.gather(torch.stack(losses).cpu() if losses else torch.zeros(0)).sum()
-    pixels = processes.gather(pixels.cpu()[None]).sum(dim=0)
-    names = processes.gather_list(keys)
+    for batch in batches:
+        images, masks = augment(batch.images, batch.masks, None, batch.images.shape[1:3])
+        with autocast(images.device, amp_dtype(amp, images.device)):
+            logits = model(images)
+        counts.append(pixel_counts(logits, masks, threshold))
+        losses.append(bce_dice(logits, masks) * len(batch.rows))
+        pixels = pixels.to(logits.device) + logit_counts(logits, masks)
+        rows.append(torch.from_numpy(batch.rows))
+    if not counts:  # more processes than samples
+        counts, losses = [torch.zeros((0, 4), dtype=torch.int64)], [torch.zeros(())]
+        rows, pixels = [torch.zeros(0, dtype=torch.int32)], logit_counts(*torch.zeros((2, 0)))
+    joined = processes.gather(torch.cat(counts))
+    loss = processes.gather(torch.stack(losses)).sum()
+    histogram = processes.gather(pixels[None]).sum(dim=0)
+    names = processes.gather(torch.cat(rows)).tolist()
     seconds = time.perf_counter() - started
-    iou = dict(zip(names, image_iou(joined).tolist(), strict=True))
-    mean_loss = float(loss) / max(1, len(joined))
     return Evaluation(
-        metrics_of(joined), mean_loss, iou, len(joined) / seconds, LogitHistogram(pixels.numpy())
+        metrics_of(joined),
+        float(loss) / max(1, len(joined)),
+        dict(zip(names, image_iou(joined).tolist(), strict=True)),
+        len(joined) / seconds,
+        LogitHistogram(histogram.cpu().numpy()),
     )
 
 
-def calibrate(checkpoint: Checkpoint, loader: Loader, device: torch.device) -> Checkpoint:
+def in_order(
+    loader: Loader, processes: Processes | None = None, quiet: bool = True
+) -> Iterable[Batch]:
+    """Yield this process's share of a split for an evaluation, with a bar."""
+    processes = processes or Processes()
+    batch = _BATCH.get(loader.device.type, _CPU_BATCH)
+    order = loader.split.in_order(batch, processes.rank, processes.world)
+    hidden = True if quiet or not processes.is_first else None
+    bar: Iterable[Batch] = tqdm(loader.batches(order), total=len(order), unit="batch",
+                                desc="evaluate", disable=hidden, leave=False)  # fmt: skip
+    return bar
+
+
+def calibrate(checkpoint: Checkpoint, loader: Loader, amp: str = "off") -> Checkpoint:
     """Correct the probabilities of a model on val, and choose its threshold there.
 
-    The correction (`train.calibration.Correction`) goes into the weights. A
-    checkpoint that has been through this comes back as it is.
+    A checkpoint that has been through this comes back as it is.
 
     Parameters
     ----------
     checkpoint
         A trained model.
     loader
-        The val split, whole, without shuffling and augmentation.
-    device
-        The loader's.
+        The val split.
+    amp
+        See `train.step.amp_dtype`.
     """
     if checkpoint.calibration:
         return checkpoint
-    before = evaluate(checkpoint.build().to(device), loader, progress=False).histogram
-    correction = before.fit()
-    calibration = torch.tensor(list(astuple(correction)), device=device)
-    changed = replace(checkpoint, weights=checkpoint.weights | {"calibration": calibration})
-    model = changed.build().to(device)
-    after = evaluate(model, loader, progress=False).histogram
-    threshold = after.best_threshold()
-    metrics = evaluate(model, loader, threshold=threshold, progress=False).metrics
-    return replace(
-        changed,
-        threshold=threshold,
-        metrics=metrics.to_dict(),
-        calibration={
-            **asdict(correction),
-            "error_before": before.reliability().error_unsure,
-            "error": after.reliability().error_unsure,
-        },
-    )
+
+    def run(changed: Checkpoint) -> Evaluation:
+        model = changed.build().to(loader.device)
+        return evaluate(model, in_order(loader), threshold=changed.threshold, amp=amp)
+
+    before = run(checkpoint).histogram
+    correction = asdict(before.fit())
+    corrected = replace(checkpoint, calibration=correction)
+    after = run(corrected).histogram
+    finished = replace(corrected, threshold=after.best_threshold())
+    errors = {
+        "error_before": before.reliability().error_unsure,
+        "error": after.reliability().error_unsure,
+    }
+    metrics = run(finished).metrics.to_dict()
+    return replace(finished, metrics=metrics, calibration=correction | errors)
 
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """An evaluation and what it was made with (`loader` covers the whole split)."""
+    """An evaluation and what it was made with."""
 
     evaluation: Evaluation
     checkpoint: Checkpoint
@@ -139,41 +153,26 @@ class EvaluationRun:
 
 
 def evaluate_checkpoint(
-    model_path: Path,
-    shards: Path,
-    split: str,
-    *,
-    batch: int = 16,
-    loader: str = "auto",
-    threads: int | None = None,
-    device: str = "auto",
-) -> EvaluationRun:
+    model_path: Path, shards: Path, split: str, *, device: str = "auto", loader: str = "auto",
+    amp: str = "off",
+) -> EvaluationRun:  # fmt: skip
     """Evaluate a checkpoint file on a split of a pack; alone or under `torchrun`.
 
     Raises
     ------
     InputError
-        Where checkpoint, pack, split or device are missing or do not fit together.
+        If checkpoint, pack, split or device are missing or do not fit together.
     """
     with join_processes(device) as (processes, chosen):
         checkpoint = Checkpoint.load(model_path, chosen)
         model = checkpoint.build().to(chosen)
-        spec = checkpoint.spec
-        if read_spec(shards).size != spec.size:
-            problem = f"holds {read_spec(shards).size}-pixel squares, the model wants {spec.size}"
-            raise InputError(shards, problem, f"Pack with --size {spec.size}")
-
-        def open_for(rank: int, world: int) -> Loader:
-            order = SplitOrder.read(shards, split, batch, shuffle=False, rank=rank, world=world)
-            settings = LoaderConfig(
-                order, spec, AugmentConfig.off(), chosen, decoding_threads(threads)
-            )
-            return open_loader(settings, loader)
-
+        samples = Split.open(shards, split)
+        if samples.size != checkpoint.spec.size:
+            problem = f"holds {samples.size}-pixel squares, the model wants {checkpoint.spec.size}"
+            raise InputError(shards, problem, f"Pack with --size {checkpoint.spec.size}")
+        source = Loader(samples, chosen, loader)
         evaluation = evaluate(
-            model,
-            open_for(processes.rank, processes.world),
-            threshold=checkpoint.threshold,
-            processes=processes,
-        )
-        return EvaluationRun(evaluation, checkpoint, model, open_for(0, 1), processes)
+            model, in_order(source, processes, quiet=False), threshold=checkpoint.threshold,
+            amp=amp, processes=processes,
+        )  # fmt: skip
+        return EvaluationRun(evaluation, checkpoint, model, source, processes)

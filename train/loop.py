@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 import time
-from contextlib import nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 from tqdm import tqdm
 
 from preprocess.errors import InputError
-from preprocess.manifest import Manifest
-from train.batch import LoaderConfig
-from train.cache import SampleCache, open_cache
+from preprocess.manifest import Manifest, SplitRecord
+from train.augment import augment, draw
 from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file
-from train.config import AugmentConfig, Stage, TrainConfig
-from train.distributed import Processes, distribute, join_processes
-from train.evaluate import calibrate, evaluate
-from train.loader import (
-    Loader,
-    decoding_threads,
-    open_loader,
-    processes_here,
-    read_spec,
-    resolve_loader,
-)
-from train.loss import bce_dice
-from train.model import UNet, flop_count, parameter_count, to_channels_last
-from train.optimizer import build_optimizers
-from train.order import SplitOrder
+from train.config import AugmentConfig, TrainConfig
+from train.data import Batch, Loader, resolve_loader
+from train.distributed import Processes, join_processes
+from train.evaluate import calibrate, evaluate, in_order
+from train.model import InputSpec, UNet, flop_count, parameter_count, to_channels_last
+from train.optimizer import average_decay, learning_rate
 from train.report import plot_history, save_predictions
 from train.run_folder import (
     HISTORY_PLOT,
@@ -46,19 +35,38 @@ from train.run_folder import (
     prune_checkpoints,
     set_aside,
     write_history,
+    write_settings,
 )
-from train.schedule import ema_decay, learning_rate, update_average
+from train.split import Split
+from train.step import TrainStep, to_host
 
+_WARMUP = 1.0  # epochs of rising rate: Muon's first steps are as long as any
+_LOG_STEPS = 10  # between looks at the loss, the only places where the host waits
 _PLOT_SECONDS = 20.0  # redraw the history at most so often
+_KEPT = 2  # training checkpoints, besides the best
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Outcome of a run."""
+    """Outcome of a run.
+
+    Attributes
+    ----------
+    model_path
+        The best epoch's weights.
+    best, history
+        Figures of that epoch, and of all.
+    judged_by
+        The split that they are of: val or, if it is empty, train.
+    warning
+        Why nothing may have been learnt; empty if all is well.
+    """
 
     model_path: Path
     best: EpochRecord
     history: tuple[EpochRecord, ...]
+    judged_by: str
+    warning: str = ""
 
 
 def fit(config: TrainConfig, *, resume: bool = False) -> TrainResult:
@@ -69,13 +77,13 @@ def fit(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     config
         The run.
     resume
-        Go on from the newest checkpoint in `config.output`, if there is one. Without it, an
-        earlier run in that folder is moved to ``previous-NNN/``.
+        Go on from the newest checkpoint in `config.output`, if there is one; to more epochs, if
+        `config` has more. Without it, an earlier run in that folder is moved to ``previous-NNN/``.
 
     Raises
     ------
     InputError
-        Where shards, settings or device do not fit, or the loss is no longer finite.
+        If shards, settings or device do not fit, or the loss is no longer finite.
     """
     with join_processes(config.device) as (processes, device):
         return _fit(config, resume, processes, device)
@@ -85,242 +93,218 @@ def _fit(
     config: TrainConfig, resume: bool, processes: Processes, device: torch.device
 ) -> TrainResult:
     # Set up: data.
-    spec = read_spec(config.shards)
-    if spec.size % config.model.stride:
-        problem = f"holds {spec.size}-pixel squares; this network needs a multiple of"
-        raise InputError(config.shards, f"{problem} {config.model.stride}", "Change --depth")
-    splits = Manifest.load(config.shards).splits
-    cache = None
-    if config.epochs > 1:
-        samples = splits["train"].samples + splits["val"].samples
-        cache = open_cache(config.cache, samples, spec.size, processes_here())
-    stages = [config.stage(epoch) for epoch in range(config.epochs)]
-    loaders = {
-        stage: _open(config, stage, "train", processes, device, cache)
-        for stage in dict.fromkeys(stages)
-    }
-    loader = loaders[stages[0]]
-    has_val = splits["val"].samples > 0
-    val_loader = _open(config, None, "val" if has_val else "train", processes, device, cache)
-    steps, warmup = config.epochs * loader.steps, round(config.warmup * loader.steps)
+    manifest, train = Manifest.load(config.shards), Split.open(config.shards, "train")
+    if train.size % config.model.stride:
+        problem = f"holds {train.size}-pixel squares"
+        remedy = f"This network needs a multiple of {config.model.stride}: pack with another --size"
+        raise InputError(config.shards, problem, remedy)
+    steps, mine = train.steps(config.batch), processes.share(config.batch)
+    cache, quiet = config.cache if config.epochs > 1 else "off", not processes.is_first
+    loader = judging = Loader(train, device, config.loader, cache, quiet=quiet)
+    judge = "val" if manifest.splits["val"].samples else "train"
+    if judge == "val":
+        val = Split.open(config.shards, "val")
+        judging = Loader(val, device, config.loader, cache, quiet=quiet)
 
-    # Set up: model, averaged weights, optimiser.
+    # Set up: network, optimisers, averaged weights.
     torch.manual_seed(config.seed)
-    model = to_channels_last(_first_model(config), device)
-    average = copy.deepcopy(model).eval()
-    trained = distribute(model, processes, device)
-    if config.compile:
-        trained = torch.compile(trained)  # type: ignore[assignment]
-    optimizers = build_optimizers(
-        model, muon_lr=config.muon_lr, lr=config.lr, weight_decay=config.weight_decay
-    )
-    amp_type = amp_dtype(config.amp, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp_type is torch.float16)
+    spec = InputSpec(train.size)
+    step = TrainStep(_first_model(config, spec, device), config.lr, config.amp, processes)
 
     # Set up: output folder, and where an earlier run stopped.
     check_writable(config.output)
-    writer_type = _tensorboard_writer() if config.tensorboard else None
     history: list[EpochRecord] = []
-    decides = config.decides() | {
-        "amp": str(amp_type),
-        "data": Manifest.load(config.shards).digest,
-    }
+    decides = config.decides() | {"amp": str(step.dtype), "data": manifest.digest}
     checkpoint = latest_checkpoint(config.output, decides) if resume else None
     if checkpoint:
-        state = checkpoint.training
-        model.load_state_dict(state["model"])
-        average.load_state_dict(checkpoint.weights)
-        for optimizer, content in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(content)
-        scaler.load_state_dict(state["scaler"])
-        history = history_from(state["history"])
+        step.load_state_dict(checkpoint.training, checkpoint.weights)
+        history = history_from(checkpoint.training["history"])
     elif processes.is_first and (aside := set_aside(config.output)):
         _say(f"an earlier run was moved to {aside}")
     if processes.is_first:
-        amp = str(amp_type).removeprefix("torch.") if amp_type else "float32"
+        write_settings(config)
+        amp = str(step.dtype).removeprefix("torch.") if step.dtype else "float32"
+        kept = f"kept decoded on {loader.place}" if loader.place else "decoded anew each epoch"
         _say(
-            f"{parameter_count(model) / 1e6:.2f} M parameters, "
+            f"{parameter_count(step.model) / 1e6:.2f} M parameters, "
             f"{flop_count(UNet(config.model), spec.size) / 1e9:.2f} GFLOP at {spec.size}, {amp}, "
             f"{device}, {processes.world} process(es), {resolve_loader(config.loader)} loader, "
-            f"{loader.samples} train and {val_loader.samples if has_val else 'no'} val samples "
-            f"({'kept decoded' if cache else 'decoded anew each epoch'}), "
-            f"epochs {len(history)} to {config.epochs}"
+            f"{train.samples} train and {manifest.splits['val'].samples or 'no'} val samples "
+            f"({kept}), epochs {len(history)} to {config.epochs}"
         )
-    writer = None
-    if writer_type and processes.is_first:
-        writer = writer_type(config.output / "tensorboard")
-    plotted = -math.inf
+    writer, plotted = _Writer(), -math.inf
 
     for epoch in range(len(history), config.epochs):
-        trained.train()
-        started, waited, logged = time.perf_counter(), 0.0, math.nan
-        total = torch.zeros((), device=device)
-        quiet = None if processes.is_first else True
-        with tqdm(total=loader.steps, unit="batch", desc=f"epoch {epoch + 1}/{config.epochs}",
-                  disable=quiet, leave=False) as bar:  # fmt: skip
-            batches = loaders[stages[epoch]].epoch(epoch)
-            for step in range(loader.steps):
+        step.model.train()
+        view = _View(config, train, epoch, mine)
+        batches = loader.batches(view.order)
+        started, waited, total = time.perf_counter(), 0.0, torch.zeros((), device=device)
+        with tqdm(total=steps, unit="batch", desc=f"epoch {epoch + 1}/{config.epochs}",
+                  disable=quiet or None, leave=False) as bar:  # fmt: skip
+            for number in range(steps):
                 asked = time.perf_counter()
                 batch = next(batches)
                 waited += time.perf_counter() - asked
-
-                rate = learning_rate(epoch * loader.steps + step, steps, warmup)
-                for group in (g for optimizer in optimizers for g in optimizer.param_groups):
-                    group["lr"] = rate * group["peak"]
-                context = torch.autocast(device.type, amp_type) if amp_type else nullcontext()
-                with context:
-                    loss = bce_dice(trained(batch.images), batch.masks)
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                if config.clip:
-                    for optimizer in optimizers:
-                        scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-                for optimizer in optimizers:
-                    scaler.step(optimizer)
-                scaler.update()
-                model.zero_grad(set_to_none=True)
-                update_average(average, model, ema_decay(epoch * loader.steps + step, config.ema))
-                total += loss.detach()
-
+                done = epoch * steps + number
+                rate = learning_rate(done, config.epochs * steps, round(_WARMUP * steps))
+                total += step(*view(batch, number), rate, average_decay(done))
                 bar.update()
-                if (step + 1) % config.log_every == 0 or step + 1 == loader.steps:
-                    # The only place where the host waits; the same figure on all processes, so
-                    # that they stop together.
-                    logged = float(processes.mean(total.clone())) / (step + 1)
-                    if not math.isfinite(logged):
-                        problem = f"loss is {logged} in epoch {epoch + 1}, step {step + 1}"
+                if (number + 1) % _LOG_STEPS == 0 or number + 1 == steps:
+                    # The same figure on all processes, so that they stop together.
+                    loss = float(processes.mean(total.clone())) / (number + 1)
+                    if not math.isfinite(loss):
+                        problem = f"loss is {loss} in epoch {epoch + 1}, step {number + 1}"
                         raise InputError("training", problem, "Lower --lr, or try --amp off")
                     seconds = time.perf_counter() - started
-                    speed = (step + 1) * config.batch / seconds
+                    speed = (number + 1) * config.batch / seconds
                     bar.set_postfix(
-                        loss=f"{logged:.4f}", img_s=f"{speed:.1f}", wait=f"{waited / seconds:.1%}"
+                        loss=f"{loss:.4f}", img_s=f"{speed:.1f}", wait=f"{waited / seconds:.1%}"
                     )
             for _ in batches:  # let the loader end its epoch
                 pass
-        seconds = time.perf_counter() - started
 
         # Evaluate the averaged weights.
-        evaluation = evaluate(average, val_loader, processes=processes)
+        evaluation = evaluate(
+            step.average, in_order(judging, processes), amp=config.amp, processes=processes
+        )
         figures = evaluation.metrics
         history.append(EpochRecord(
-            epoch=epoch + 1, loss=float(processes.mean(total)) / loader.steps,
-            val_loss=evaluation.loss, val_f1=figures.f1, val_iou=figures.iou,
-            val_mean_iou=figures.mean_iou, lr=rate * config.lr, seconds=seconds,
-            images_per_second=loader.steps * config.batch / seconds, waiting=waited / seconds,
+            epoch=epoch + 1, loss=loss, val_loss=evaluation.loss, val_f1=figures.f1,
+            val_iou=figures.iou, val_mean_iou=figures.mean_iou, lr=rate * config.lr,
+            seconds=seconds, images_per_second=speed, waiting=waited / seconds,
         ))  # fmt: skip
 
-        # Save.
+        # Save, beside the next epoch.
+        best = _best(history)
         if processes.is_first:
-            best = _best(history)
+            _say(
+                f"epoch {epoch + 1}/{config.epochs}: loss {loss:.4f}, {judge} F1 {figures.f1:.4f} "
+                f"(best {best.val_f1:.4f}, epoch {best.epoch}), IoU {figures.iou:.4f}, "
+                f"{speed:.1f} images/s, {waited / seconds:.1%} waiting for data"
+            )
+            training = step.state_dict() | {
+                "decides": decides, "history": [asdict(record) for record in history]
+            }  # fmt: skip
             saved = Checkpoint(
-                config.model, spec, average.state_dict(), metrics=figures.to_dict(),
-                epoch=epoch + 1,
-                training={
-                    "decides": decides, "model": model.state_dict(),
-                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                    "scaler": scaler.state_dict(),
-                    "history": [asdict(record) for record in history],
-                },
+                config.model, spec, to_host(step.average.state_dict()),
+                metrics=figures.to_dict(), epoch=epoch + 1, training=training,
             )  # fmt: skip
-            # The training checkpoint comes last: a run that is killed before it repeats the epoch.
-            if best.epoch == epoch + 1:
-                replace(saved, training={}).save(config.output / MODEL_FILE)
-            write_history(config.output, history)
-            saved.save(epoch_file(config.output, epoch + 1))
-            prune_checkpoints(config.output, config.keep, best.epoch)
-            _report(history[-1], best, config.epochs, writer)
-            if time.perf_counter() - plotted > _PLOT_SECONDS or epoch + 1 == config.epochs:
-                plot_history(history, config.output / HISTORY_PLOT)
-                plotted = time.perf_counter()
+            plot = time.perf_counter() - plotted > _PLOT_SECONDS or epoch + 1 == config.epochs
+            plotted = time.perf_counter() if plot else plotted
+            writer.write(config.output, saved, tuple(history), best.epoch, plot)
+    writer.wait()
 
-    best = _best(history)
-    if processes.is_first and len(history) == config.epochs:
-        finished = Checkpoint.load(config.output / MODEL_FILE, device)
-        alone = _open(config, None, "val" if has_val else "train", Processes(), device)
-        if has_val and not finished.calibration:
-            finished = calibrate(finished, alone, device)
-            finished.save(config.output / MODEL_FILE)
-        save_predictions(
-            finished.build().to(device), alone, finished, config.output / PREDICTIONS_PLOT
-        )
-    if writer:
-        writer.close()
-    return TrainResult(config.output / MODEL_FILE, best, tuple(history))
+    best, model_path = _best(history), config.output / MODEL_FILE
+    if processes.is_first and len(history) >= config.epochs:
+        finished = Checkpoint.load(model_path)
+        if judge == "val" and not finished.calibration:
+            finished = calibrate(finished, judging, config.amp)
+            finished.save(model_path)
+        model = finished.build().to(device)
+        save_predictions(model, judging, finished.threshold, config.output / PREDICTIONS_PLOT)
+    warning = _warning(best, judge, config, manifest.splits["train"])
+    return TrainResult(model_path, best, tuple(history), judge, warning)
 
 
-def _open(
-    config: TrainConfig,
-    stage: Stage | None,
-    split: str,
-    processes: Processes,
-    device: torch.device,
-    cache: SampleCache | None = None,
-) -> Loader:
-    """Open a split: for a stage of training or, without one, for evaluation."""
-    spec = read_spec(config.shards)
-    order = SplitOrder.read(
-        config.shards, split, config.batch, shuffle=stage is not None, seed=config.seed,
-        rank=processes.rank, world=processes.world,
-    )  # fmt: skip
-    augment, window = AugmentConfig.off(), None
-    if stage:
-        augment = stage.augment
-        window = stage.crop.window(spec.size, config.model.stride) if stage.crop else None
-    threads = decoding_threads(config.threads)
-    loader = LoaderConfig(order, spec, augment, device, threads, window, cache)
-    return open_loader(loader, config.loader)
+class _View:
+    """What the network is shown in an epoch.
 
-
-def _first_model(config: TrainConfig) -> UNet:
-    """Build the network that training begins with: new, or with the weights of another."""
-    if config.init is None:
-        return UNet(config.model)
-    start = Checkpoint.load(config.init)
-    if start.model != config.model:
-        problem = f"has the shape {start.model}, this run {config.model}"
-        raise InputError(config.init, problem, "Give its --width, --depth, --stem and --detail")
-    model = start.build().train()
-    model.calibration.copy_(UNet(config.model).calibration)  # that was for its own answers
-    return model
-
-
-def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    """Choose the type of automatic mixed precision; None computes in float32.
-
-    auto: bfloat16 where the GPU has it, else float16 with a gradient scaler; float32 on a CPU
-    (bfloat16 there is ten times slower without AMX).
+    Parameters
+    ----------
+    config, split
+        The run, and its training samples.
+    epoch
+        Counted from 0.
+    mine
+        This process's rows of a batch of all processes.
     """
-    if amp == "auto":
-        if device.type == "cpu":
-            return None
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float16
-    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+
+    def __init__(self, config: TrainConfig, split: Split, epoch: int, mine: slice) -> None:
+        self._stage, self._split, self._mine = config.stage(epoch), split, mine
+        self._seed, self._whole = (config.seed, epoch), split.shuffled(
+            config.batch, config.seed, epoch
+        )
+        self.order = list(self._whole[:, mine])
+        crop = self._stage.crop
+        whole = (split.size, split.size)
+        self._shape = crop.pixels(split.size, config.model.stride) if crop else whole
+        self._by_eyes = crop is not None or self._stage.hide.probability > 0
+
+    def __call__(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
+        """Augment a batch; the numbers are drawn for the batch of all processes."""
+        numbers = None
+        if self._stage != AugmentConfig.off():
+            rows = self._whole[number]
+            eyes = np.zeros((len(rows), 2, 2), np.float32)
+            if self._by_eyes:
+                eyes = self._split.eyes(rows)
+            numbers = draw(self._stage, self._split.size, (*self._seed, number), eyes, self._shape)
+            numbers = numbers.rows(self._mine)
+        return augment(batch.images, batch.masks, numbers, self._shape)
+
+
+class _Writer:
+    """Writes what an epoch leaves behind in a thread, one epoch after the other."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def write(
+        self, output: Path, saved: Checkpoint, history: tuple[EpochRecord, ...], best: int,
+        plot: bool,
+    ) -> None:  # fmt: skip
+        """Write an epoch, after the one before it."""
+        self.wait()
+        self._last = self._pool.submit(self._write, output, saved, history, best, plot)
+
+    def wait(self) -> None:
+        """Wait for what is being written; raise what went wrong."""
+        if self._last:
+            self._last.result()
+            self._last = None
+
+    @staticmethod
+    def _write(
+        output: Path, saved: Checkpoint, history: tuple[EpochRecord, ...], best: int, plot: bool
+    ) -> None:
+        # The training checkpoint comes last: a run that is killed before it repeats the epoch.
+        if best == saved.epoch:
+            replace(saved, training={}).save(output / MODEL_FILE)
+        write_history(output, history)
+        saved.save(epoch_file(output, saved.epoch))
+        prune_checkpoints(output, _KEPT, best)
+        if plot:
+            plot_history(history, output / HISTORY_PLOT)
+
+
+def _first_model(config: TrainConfig, spec: InputSpec, device: torch.device) -> UNet:
+    """Build the network that training begins with: new, or with the weights of another."""
+    model = UNet(config.model, spec)
+    if config.init:
+        start = Checkpoint.load(config.init)
+        if start.model != config.model:
+            problem = f"has the shape {start.model}, this run {config.model}"
+            raise InputError(config.init, problem, "Give weights of this shape")
+        model = start.network()
+    return to_channels_last(model, device)
 
 
 def _best(history: list[EpochRecord]) -> EpochRecord:
     return max(history, key=lambda record: (record.val_f1, -record.epoch))
 
 
-def _report(record: EpochRecord, best: EpochRecord, epochs: int, writer: Any) -> None:
-    _say(
-        f"epoch {record.epoch}/{epochs}: loss {record.loss:.4f}, val F1 {record.val_f1:.4f} "
-        f"(best {best.val_f1:.4f}, epoch {best.epoch}), IoU {record.val_iou:.4f}, "
-        f"{record.images_per_second:.1f} images/s, {record.waiting:.1%} waiting for data"
-    )
-    if writer:
-        for name, value in asdict(record).items():
-            writer.add_scalar(name, value, record.epoch)
+def _warning(best: EpochRecord, judge: str, config: TrainConfig, train: SplitRecord) -> str:
+    """Say why a run may have learnt nothing; empty if it has learnt something."""
+    if best.val_f1 > 0:
+        return ""
+    if not train.eyes.two + train.eyes.one + train.eyes.merged:
+        cause = "no sample of train shows an eye; look at `python -m preprocess show`"
+    else:
+        steps = best.epoch * (train.samples // config.batch)
+        cause = f"{steps} steps may be too few (--epochs), or --lr {config.lr:g} too high"
+    return f"{judge} F1 is 0: {cause}"
 
 
 def _say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
-
-
-def _tensorboard_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        remedy = "pip install tensorboard, or leave the flag out"
-        raise InputError("--tensorboard", "tensorboard is not installed", remedy) from None
-    return SummaryWriter

@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from preprocess.manifest import from_fields
 from train.config import ModelConfig
 
+_STEM = 2  # stride of the first convolution; 1 and 4 were screened (docs/model.md)
+_DETAIL = 8  # channels of the branch at full resolution
 _FINE = 4  # channels that the coarse part hands to each pixel
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How the network wants its input; travels with the weights.
+
+    Attributes
+    ----------
+    size
+        Side of the square in pixels.
+    mean, std
+        Per channel R, G, B, in levels of 0..255 (ImageNet's).
+    """
+
+    size: int = 256
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and numbers, for a checkpoint."""
+        content = asdict(self)
+        return content | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> InputSpec:
+        """Inverse of `to_dict`; an unknown key fails."""
+        pairs = {"mean": tuple(content["mean"]), "std": tuple(content["std"])}
+        return from_fields(cls, content | pairs)
 
 
 class _Block(nn.Sequential):
@@ -22,9 +54,8 @@ class _Block(nn.Sequential):
 
 
 def _convolution(channels_in: int, channels_out: int, stride: int = 1) -> tuple[nn.Module, ...]:
-    kernel = 3 if stride == 1 else 2 * stride - 1
     return (
-        nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False),
+        nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
         nn.BatchNorm2d(channels_out),
         nn.ReLU(inplace=True),
     )
@@ -33,31 +64,36 @@ def _convolution(channels_in: int, channels_out: int, stride: int = 1) -> tuple[
 class UNet(nn.Module):
     """Encoder, decoder with skip connections, and a head as fine as the input.
 
-    The stem shrinks the picture by its stride before the first full-width convolution, which is
-    where a U-Net spends its time. At the end the logits of stem x stem pixels are laid out (pixel
-    shuffle: Shi et al., CVPR 2016) and, where `detail` is not 0, corrected by a few channels that
-    look at the picture itself: lids are thinner than two pixels. It is a correction, a sum, so
-    that the coarse logits get their gradient directly: eight channels alone, cut off at zero, may
-    all turn against the eyes in the first steps and never come back.
+    Normalisation is the first layer, so the network takes levels of 0..255 and nobody else has to
+    know mean and deviation. The stem halves the picture before the first full-width convolution,
+    which is where a U-Net spends its time. At the end the logits of 2 x 2 pixels are laid out
+    (pixel shuffle: Shi et al., CVPR 2016) and corrected by a few channels that look at the picture
+    itself: lids are thinner than two pixels. It is a correction, a sum, so that the coarse logits
+    get their gradient directly: eight channels alone, cut off at zero, may all turn against the
+    eyes in the first steps and never come back.
 
-    The buffer `calibration` (`train.calibration.Correction`) changes nothing while training.
+    Parameters
+    ----------
+    config
+        Its shape.
+    spec
+        Mean and deviation of its input.
     """
 
-    calibration: Tensor
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, config: ModelConfig | None = None) -> None:
+    def __init__(self, config: ModelConfig | None = None, spec: InputSpec | None = None) -> None:
         super().__init__()
         self.config = config = config or ModelConfig()
+        spec = spec or InputSpec()
+        for name, values in (("mean", spec.mean), ("std", spec.std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         widths = [config.width * 2**level for level in range(config.depth + 1)]
-        if config.stem == 1:
-            self.stem: nn.Module = nn.Identity()
-            first = 3
-        else:
-            self.stem = nn.Sequential(*_convolution(3, config.width, config.stem))
-            first = config.width
+        self.stem = nn.Sequential(*_convolution(3, config.width, _STEM))
         self.encoder = nn.ModuleList(
             _Block(channels_in, channels_out)
-            for channels_in, channels_out in zip([first, *widths], widths, strict=False)
+            for channels_in, channels_out in zip([config.width, *widths], widths, strict=False)
         )
         self.pool = nn.MaxPool2d(2)
         self.up = nn.ModuleList(
@@ -65,14 +101,11 @@ class UNet(nn.Module):
             for here, below in zip(widths, widths[1:], strict=False)
         )
         self.decoder = nn.ModuleList(_Block(2 * here, here) for here in widths[:-1])
-        fine = _FINE if config.detail else 1
-        self.coarse = nn.Conv2d(config.width, fine * config.stem**2, 1)
-        self.shuffle = nn.PixelShuffle(config.stem)
-        if config.detail:
-            self.detail = nn.Sequential(*_convolution(3, config.detail))
-            self.merge = nn.Sequential(*_convolution(config.detail + fine, config.detail))
-            self.head = nn.Conv2d(config.detail, 1, 1)
-        self.register_buffer("calibration", torch.tensor([1.0, 0.0, 0.0, 0.0]))
+        self.coarse = nn.Conv2d(config.width, _FINE * _STEM**2, 1)
+        self.shuffle = nn.PixelShuffle(_STEM)
+        self.detail = nn.Sequential(*_convolution(3, _DETAIL))
+        self.merge = nn.Sequential(*_convolution(_DETAIL + _FINE, _DETAIL))
+        self.head = nn.Conv2d(_DETAIL, 1, 1)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -84,12 +117,12 @@ class UNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        nn.init.zeros_(self.coarse.bias)  # type: ignore[arg-type]
+        for bias in (self.coarse.bias, self.head.bias):
+            assert bias is not None
+            nn.init.zeros_(bias)
         with torch.no_grad():
-            self.coarse.bias[: self.config.stem**2] = -4.6  # type: ignore[index]
-            if self.config.detail:
-                self.head.weight.mul_(0.1)
-                nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+            self.coarse.bias[: _STEM**2] = -4.6  # type: ignore[index]
+            self.head.weight.mul_(0.1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Predict eye logits.
@@ -97,13 +130,15 @@ class UNet(nn.Module):
         Parameters
         ----------
         images
-            N x 3 x H x W, normalised; H and W multiples of `config.stride`.
+            N x 3 x H x W RGB, uint8 or float levels of 0..255; H and W multiples of
+            `config.stride`.
 
         Returns
         -------
         torch.Tensor
             N x 1 x H x W logits.
         """
+        images = (images - self.mean) / self.std
         features = self.stem(images)
         skips = []
         for level, block in enumerate(self.encoder):
@@ -114,12 +149,11 @@ class UNet(nn.Module):
         for level in reversed(range(self.config.depth)):
             joined = torch.cat([self.up[level](features), skips[level]], dim=1)
             features = self.decoder[level](joined)
-        fine = self.shuffle(self.coarse(features))
-        logits: Tensor = fine[:, :1]
-        if self.config.detail:
-            logits = logits + self.head(self.merge(torch.cat([fine, self.detail(images)], dim=1)))
-        scale, shift, bend, knee = self.calibration.unbind()
-        return logits * scale + shift + bend * (logits + knee).clamp(max=0)
+        # On CUDA a pixel shuffle leaves channels_last, and all of the fine branch would with it.
+        fine = self.shuffle(self.coarse(features)).contiguous(memory_format=torch.channels_last)
+        correction = self.head(self.merge(torch.cat([fine, self.detail(images)], dim=1)))
+        logits: Tensor = fine[:, :1] + correction
+        return logits
 
 
 def to_channels_last(model: UNet, device: torch.device | str | None = None) -> UNet:
@@ -149,9 +183,9 @@ def fold_batch_norm(model: UNet) -> UNet:
     """Fold every batch normalisation into the convolution before it, in place, for inference."""
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-    def fold(sequence: nn.Sequential) -> nn.Sequential:
+    def fold(sequence: nn.Module) -> nn.Sequential:
         modules: list[Any] = []
-        for module in sequence:
+        for module in sequence.children():
             if isinstance(module, nn.BatchNorm2d):
                 modules[-1] = fuse_conv_bn_eval(modules[-1], module)
             else:
@@ -160,10 +194,8 @@ def fold_batch_norm(model: UNet) -> UNet:
 
     model.eval()
     for name in ("stem", "detail", "merge"):
-        if isinstance(part := getattr(model, name, None), nn.Sequential):
-            setattr(model, name, fold(part))
+        setattr(model, name, fold(getattr(model, name)))
     for blocks in (model.encoder, model.decoder):
         for level, block in enumerate(blocks):
-            assert isinstance(block, nn.Sequential)
             blocks[level] = fold(block)
     return model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +14,10 @@ from torch import nn
 
 from preprocess.grid import GREEN, RED, grey_to_rgb, grid, outline, save_png
 from preprocess.shards import atomic_file
-from train.checkpoint import Checkpoint
-from train.decode import denormalise
-from train.evaluate import Evaluation
-from train.loader import Loader
-from train.run_folder import EpochRecord
+from train.data import Loader
+from train.evaluate import Evaluation, EvaluationRun
+from train.run_folder import EpochRecord, read_run
+from train.split import Rows
 from train.stress import STRENGTHS, StressReport
 
 
@@ -31,12 +29,12 @@ def plot_history(history: Sequence[EpochRecord], path: Path) -> None:
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     loss, score, speed = figure.subplots(1, 3)
     loss.plot(epochs, [record.loss for record in history], label="train")
-    loss.plot(epochs, [record.val_loss for record in history], label="val")
+    loss.plot(epochs, [record.val_loss for record in history], label="val (train if that is empty)")
     loss.set(title="loss (cross-entropy + 1 - Dice)", xlabel="epoch", yscale="log")
     for name, label in (("val_f1", "F1"), ("val_iou", "IoU"), ("val_mean_iou", "mean IoU")):
         score.plot(epochs, [getattr(record, name) for record in history], label=label)
     best = max(history, key=lambda record: record.val_f1)
-    score.set(title=f"val: best F1 {best.val_f1:.4f}, epoch {best.epoch}", xlabel="epoch")
+    score.set(title=f"best F1 {best.val_f1:.4f}, epoch {best.epoch}", xlabel="epoch")
     speed.plot(epochs, [record.images_per_second for record in history], label="images/s")
     speed.set(title="training speed", xlabel="epoch", ylim=(0, None))
     for axes in (loss, score, speed):
@@ -47,26 +45,24 @@ def plot_history(history: Sequence[EpochRecord], path: Path) -> None:
 
 
 def save_predictions(
-    model: nn.Module, loader: Loader, checkpoint: Checkpoint, path: Path, count: int = 12
+    model: nn.Module, loader: Loader, threshold: float, path: Path, count: int = 12
 ) -> None:
     """Draw the first samples of a split: photograph, truth, prediction, both outlines."""
     pictures, captions = [], []
-    for key, image, truth, predicted in _predictions(model, loader, checkpoint, count=count):
+    rows = np.arange(min(count, loader.split.samples), dtype=np.int32)
+    for key, image, truth, predicted in _predictions(model, loader, threshold, rows):
         both = outline(outline(image, truth, GREEN), predicted, RED)
         pictures += [image, grey_to_rgb(truth), grey_to_rgb(predicted), both]
         captions += [key, "truth", "prediction", "truth green, prediction red"]
     save_png(grid(pictures, 8, captions), path)
 
 
-def save_examples(
-    model: nn.Module, loader: Loader, checkpoint: Checkpoint, evaluation: Evaluation,
-    folder: Path, name: str, count: int = 16,
-) -> list[Path]:  # fmt: skip
+def save_examples(run: EvaluationRun, folder: Path, name: str, count: int = 16) -> list[Path]:
     """Draw the worst, the median and the best pictures by IoU, each as a grid of close-ups.
 
     Truth is outlined in green, the prediction in red. Returns the files.
     """
-    ranked = evaluation.ranked()
+    ranked, threshold = run.evaluation.ranked(), run.checkpoint.threshold
     count = min(count, len(ranked))
     middle = (len(ranked) - count) // 2
     groups = {
@@ -74,16 +70,16 @@ def save_examples(
         "median": ranked[middle : middle + count],
         "best": ranked[::-1][:count],
     }
-    wanted = {key for keys in groups.values() for key in keys}
-    drawn = {
-        key: _close_up(image, truth, predicted)
-        for key, image, truth, predicted in _predictions(model, loader, checkpoint, wanted)
-    }
     paths = []
-    for group, keys in groups.items():
-        captions = [f"{key}  IoU {evaluation.iou[key]:.3f}" for key in keys]
+    for group, members in groups.items():
+        pictures, captions = [], []
+        rows = np.array(members, np.int32)
+        found = _predictions(run.model, run.loader, threshold, rows)
+        for row, (key, image, truth, predicted) in zip(members, found, strict=True):
+            pictures.append(_close_up(image, truth, predicted))
+            captions.append(f"{key}  IoU {run.evaluation.iou[row]:.3f}")
         paths.append(folder / f"{group}_{name}.png")
-        save_png(grid([drawn[key] for key in keys], 4, captions), paths[-1])
+        save_png(grid(pictures, 4, captions), paths[-1])
     return paths
 
 
@@ -105,28 +101,16 @@ def _close_up(image: Any, truth: Any, predicted: Any, times: int = 4) -> Any:
 
 @torch.inference_mode()
 def _predictions(
-    model: nn.Module,
-    loader: Loader,
-    checkpoint: Checkpoint,
-    keys: set[str] | None = None,
-    count: int = sys.maxsize,
+    model: nn.Module, loader: Loader, threshold: float, rows: Rows
 ) -> list[tuple[str, Any, Any, Any]]:
-    """Return (key, RGB, truth, prediction) of the samples named, or of the first `count`."""
-    found: list[tuple[str, Any, Any, Any]] = []
-    for batch in loader.epoch(0):
-        rows = [row for row, key in enumerate(batch.keys) if keys is None or key in keys]
-        if not rows:
-            continue
-        images = batch.images[rows]
-        marked = model(images).float().sigmoid() >= checkpoint.threshold
-        squares = denormalise(images, checkpoint.spec)
-        for place, row in enumerate(rows):
-            planes = (batch.masks[row, 0] > 0, marked[place, 0])
-            truth, predicted = (plane.cpu().numpy().astype(np.uint8) * 255 for plane in planes)
-            found.append((batch.keys[row], squares[place], truth, predicted))
-        if len(found) >= count:
-            break
-    return found[:count]
+    """Return (key, RGB, truth, prediction) of samples."""
+    found = []
+    for batch in loader.batches([rows[at : at + 16] for at in range(0, len(rows), 16)]):
+        marked = model(batch.images.permute(0, 3, 1, 2)).float().sigmoid()[:, 0] >= threshold
+        predicted = marked.byte().mul(255).cpu().numpy()
+        images, truth = batch.images.cpu().numpy(), batch.masks.cpu().numpy()
+        found += zip(loader.split.keys(batch.rows), images, truth, predicted, strict=True)
+    return found
 
 
 def table(evaluation: Evaluation) -> str:
@@ -151,15 +135,16 @@ def table(evaluation: Evaluation) -> str:
     return "\n".join(f"{name:<24}{value}" for name, value in rows)
 
 
-def save_evaluation(evaluation: Evaluation, context: dict[str, str], path: Path) -> None:
+def save_evaluation(run: EvaluationRun, context: dict[str, str], path: Path) -> None:
     """Write an evaluation as JSON, each picture's IoU included."""
+    rows = np.array(list(run.evaluation.iou), np.int32)
     content = {
         **context,
-        "metrics": evaluation.metrics.to_dict(),
-        "loss": evaluation.loss,
-        "images_per_second": evaluation.images_per_second,
-        "reliability": asdict(evaluation.histogram.reliability()),
-        "iou": evaluation.iou,
+        "metrics": run.evaluation.metrics.to_dict(),
+        "loss": run.evaluation.loss,
+        "images_per_second": run.evaluation.images_per_second,
+        "reliability": asdict(run.evaluation.histogram.reliability()),
+        "iou": dict(zip(run.loader.split.keys(rows), run.evaluation.iou.values(), strict=True)),
     }
     with atomic_file(path) as file:
         file.write(json.dumps(content, indent=2).encode() + b"\n")
@@ -218,3 +203,58 @@ def plot_stress(report: StressReport, path: Path) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=110)
+
+
+def compare(outputs: Sequence[Path], path: Path) -> str:
+    """Draw F1 of some runs over time and over epochs; return a table of them.
+
+    The table shows each run's best epoch, and the settings in which the runs differ.
+
+    Raises
+    ------
+    InputError
+        If a folder holds no run.
+    """
+    from matplotlib.figure import Figure
+
+    runs = [read_run(output) for output in outputs]
+    flat = [_flat(settings) for settings, _ in runs]
+    names = dict.fromkeys(name for settings in flat for name in settings)
+    differ = [name for name in names
+              if name != "output" and len({str(s.get(name)) for s in flat}) > 1]  # fmt: skip
+    rows = [["run", "epochs", "best F1", "at epoch", "mean IoU", "seconds", "images/s", *differ]]
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    by_time, by_epoch = figure.subplots(1, 2)
+    for output, settings, (_, history) in zip(outputs, flat, runs, strict=True):
+        best = max(history, key=lambda record: record.val_f1)
+        seconds = np.cumsum([record.seconds for record in history])
+        speed = np.median([record.images_per_second for record in history])
+        rows.append([
+            str(output), str(len(history)), f"{best.val_f1:.4f}", str(best.epoch),
+            f"{best.val_mean_iou:.4f}", f"{seconds[-1]:.0f}", f"{speed:.1f}",
+            *(str(settings.get(name)) for name in differ),
+        ])  # fmt: skip
+        f1 = [record.val_f1 for record in history]
+        by_time.plot(seconds, f1, label=str(output))
+        by_epoch.plot([record.epoch for record in history], f1, label=str(output))
+    by_time.set(title="F1 over time", xlabel="seconds of training")
+    by_epoch.set(title="F1 over epochs", xlabel="epoch")
+    for axes in (by_time, by_epoch):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name nested settings by their path: augment.blur.strength."""
+    flat = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -12,19 +12,36 @@ from typing import Any
 from preprocess.errors import InputError
 from preprocess.manifest import from_fields
 from preprocess.shards import atomic_file
-from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file, epoch_files
+from train.checkpoint import (
+    MODEL_FILE,
+    Checkpoint,
+    epoch_file,
+    epoch_files,
+    source_of_this_code,
+)
+from train.config import TrainConfig
 
 HISTORY_FILE = "history.jsonl"
 HISTORY_PLOT = "training_history.png"
 PREDICTIONS_PLOT = "sample_predictions.png"
-_TENSORBOARD = "tensorboard"
+SETTINGS_FILE = "settings.json"
 _EVALUATION_FILES = ("evaluation_*.json", "reliability_*.png", "stress_*", "best_*.png",
                      "median_*.png", "worst_*.png")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of ``history.jsonl``. `waiting` is the share of time spent waiting for data."""
+    """One line of ``history.jsonl``.
+
+    Attributes
+    ----------
+    epoch, loss, lr, seconds, images_per_second
+        Of training.
+    val_loss, val_f1, val_iou, val_mean_iou
+        Of val or, if that is empty, of train.
+    waiting
+        Share of the time spent waiting for data.
+    """
 
     epoch: int
     loss: float
@@ -36,6 +53,33 @@ class EpochRecord:
     seconds: float
     images_per_second: float
     waiting: float
+
+
+def write_settings(config: TrainConfig) -> None:
+    """Write ``settings.json``: all settings of a run, and the code that it runs."""
+    content = {"settings": asdict(config), "source": source_of_this_code()}
+    with atomic_file(config.output / SETTINGS_FILE) as file:
+        file.write(json.dumps(content, indent=2, default=str).encode() + b"\n")
+
+
+def read_run(output: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
+    """Return the settings and the history that a run left in its folder.
+
+    Raises
+    ------
+    InputError
+        If they are missing or damaged.
+    """
+    try:
+        settings = json.loads((output / SETTINGS_FILE).read_text())["settings"]
+        lines = (output / HISTORY_FILE).read_text().splitlines()
+        history = history_from([json.loads(line) for line in lines])
+        if not history:
+            raise ValueError("no epoch is finished")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        remedy = "Give the --output of a run"
+        raise InputError(output, f"holds no run that can be read ({error})", remedy) from None
+    return settings, history
 
 
 def check_writable(output: Path) -> None:
@@ -53,11 +97,11 @@ def check_writable(output: Path) -> None:
 
 def set_aside(output: Path) -> Path | None:
     """Move an earlier run's files to ``previous-NNN/``; return that folder (None: no run)."""
-    names = [MODEL_FILE, HISTORY_FILE, HISTORY_PLOT, PREDICTIONS_PLOT, _TENSORBOARD]
+    names = [MODEL_FILE, HISTORY_FILE, HISTORY_PLOT, PREDICTIONS_PLOT]
     paths = [output / name for name in names] + epoch_files(output)
     paths = [path for path in paths if path.exists()]
     if paths:
-        for pattern in _EVALUATION_FILES:
+        for pattern in (SETTINGS_FILE, *_EVALUATION_FILES):
             paths += output.glob(pattern)
     if not paths:
         return None

@@ -3,86 +3,69 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from preprocess.image import RGB
 from preprocess.shards import atomic_file
-from train.batch import Batch
-from train.decode import InputSpec, binarise, denormalise, normalise
+from train.data import Batch
 from train.difficulty import DIFFICULTIES, NO_EYES, Difficulty, Mask, Rng, without_eyes
-from train.evaluate import EvaluationRun, evaluate
-from train.loader import Loader
+from train.evaluate import EvaluationRun, evaluate, in_order
 from train.metrics import Metrics
 
 STRENGTHS = ("weak", "medium", "strong")
 
 
-class HarderLoader:
-    """A loader's pictures, each made harder (see `train.loader.Loader`).
+Change = Callable[[RGB, Mask, Rng], tuple[RGB, Mask] | None]
+
+
+def changed(batches: Iterable[Batch], change: Change) -> Iterator[Batch]:
+    """Make the pictures of batches harder.
 
     Parameters
     ----------
-    loader
-        Opened without shuffling and augmentation.
-    spec
-        What the loader's pictures are normalised by.
+    batches
+        Whole pictures.
     change
-        (RGB, mask, generator) to (RGB, mask), or None to leave a picture out.
+        (RGB, mask, generator) to (RGB, mask), or None to leave a picture out. The generator's
+        numbers follow from the sample's number alone.
     """
-
-    def __init__(
-        self,
-        loader: Loader,
-        spec: InputSpec,
-        change: Callable[[RGB, Mask, Rng], tuple[RGB, Mask] | None],
-    ) -> None:
-        self._loader, self._spec, self._change = loader, spec, change
-        self.samples, self.steps = loader.samples, loader.steps
-
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the changed batches; the same each time."""
-        for step, batch in enumerate(self._loader.epoch(epoch)):
-            squares = denormalise(batch.images, self._spec)
-            planes = (batch.masks[:, 0] > 0.5).cpu().numpy().astype(np.uint8) * 255
-            rng = np.random.default_rng((*b"stress", step))
-            changed = [
-                (*pair, key)
-                for square, plane, key in zip(squares, planes, batch.keys, strict=True)
-                if (pair := self._change(square, plane, rng)) is not None
-            ]
-            if not changed:
-                continue
+    for batch in batches:
+        images, masks = batch.images.cpu().numpy(), batch.masks.cpu().numpy()
+        pairs, rows = [], []
+        for image, mask, row in zip(images, masks, batch.rows.tolist(), strict=True):
+            pair = change(image, mask, np.random.default_rng((*b"stress", row)))
+            if pair is not None:
+                pairs.append(pair)
+                rows.append(row)
+        if pairs:
             device = batch.images.device
             yield Batch(
-                normalise(np.stack([image for image, _, _ in changed]), self._spec).to(device),
-                binarise(np.stack([mask for _, mask, _ in changed])).to(device),
-                tuple(key for _, _, key in changed),
+                torch.from_numpy(np.stack([image for image, _ in pairs])).to(device),
+                torch.from_numpy(np.stack([mask for _, mask in pairs])).to(device),
+                np.array(rows, np.int32),
             )
 
 
-def harder(loader: Loader, spec: InputSpec, difficulty: Difficulty, level: int) -> HarderLoader:
-    """Apply a difficulty at one of its three strengths (0, 1, 2) to a loader's pictures."""
+def harder(batches: Iterable[Batch], difficulty: Difficulty, level: int) -> Iterator[Batch]:
+    """Apply a difficulty at one of its three strengths (0, 1, 2)."""
     figure = difficulty.figures[level]
-
-    def change(rgb: RGB, mask: Mask, rng: Rng) -> tuple[RGB, Mask]:
-        return difficulty.apply(rgb, mask, figure, rng)
-
-    return HarderLoader(loader, spec, change)
+    return changed(batches, lambda rgb, mask, rng: difficulty.apply(rgb, mask, figure, rng))
 
 
-def eyeless(loader: Loader, spec: InputSpec, kind: str) -> HarderLoader:
-    """Turn a loader's pictures into pictures without an eye (see `without_eyes`)."""
+def eyeless(batches: Iterable[Batch], kind: str) -> Iterator[Batch]:
+    """Turn pictures into pictures without an eye (see `without_eyes`)."""
 
     def change(rgb: RGB, mask: Mask, _: Rng) -> tuple[RGB, Mask] | None:
-        changed = without_eyes(rgb, mask, kind)
-        return None if changed is None else (changed, np.zeros_like(mask))
+        shown = without_eyes(rgb, mask, kind)
+        return None if shown is None else (shown, np.zeros_like(mask))
 
-    return HarderLoader(loader, spec, change)
+    return changed(batches, change)
 
 
 @dataclass(frozen=True)
@@ -133,11 +116,10 @@ class StressReport:
 
 def run_stress(run: EvaluationRun) -> StressReport:
     """Evaluate a model under every difficulty; one process does it all."""
-    spec, loader = run.checkpoint.spec, run.loader
+    batches = list(in_order(run.loader))
 
-    def metrics(changed: Loader) -> Metrics:
-        threshold = run.checkpoint.threshold
-        return evaluate(run.model, changed, threshold=threshold, progress=False).metrics
+    def metrics(pictures: Iterable[Batch]) -> Metrics:
+        return evaluate(run.model, pictures, threshold=run.checkpoint.threshold).metrics
 
     rows, marked = [], {}
     total = len(DIFFICULTIES) * len(STRENGTHS) + len(NO_EYES)
@@ -145,12 +127,12 @@ def run_stress(run: EvaluationRun) -> StressReport:
         for difficulty in DIFFICULTIES:
             scores = []
             for level in range(len(STRENGTHS)):
-                scores.append(metrics(harder(loader, spec, difficulty, level)).f1)
+                scores.append(metrics(harder(batches, difficulty, level)).f1)
                 bar.update()
             rows.append(
                 StressRow(difficulty.name, difficulty.unit, difficulty.figures, tuple(scores))
             )
         for kind in NO_EYES:
-            marked[kind] = metrics(eyeless(loader, spec, kind)).false_positive_share
+            marked[kind] = metrics(eyeless(batches, kind)).false_positive_share
             bar.update()
     return StressReport(run.evaluation.metrics.f1, tuple(rows), marked)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from preprocess.errors import InputError
 from train.checkpoint import Checkpoint
-from train.release import read_release
 
 PATH = Path(__file__).with_name("eyes.safetensors")
 
@@ -24,4 +23,4 @@ def load_bundled() -> Checkpoint:
     except (OSError, IndexError):
         remedy = "Install the package again, or give a --model"
         raise InputError(PATH.with_suffix(".sha256"), "is missing", remedy) from None
-    return read_release(PATH, digest)
+    return Checkpoint.load_export(PATH, digest)

@@ -1,0 +1,231 @@
+"""A split of a pack: its samples by number, their order in an epoch, their bytes and eyes.
+
+Samples are numbered through the shards of a split. The order of an epoch is a pure function of
+pack, seed and epoch, so every decoder gives the same batches, a resumed run needs no state, and n
+processes with batch b / n each see exactly the batches of one process with batch b. Shuffling
+permutes the shards and the samples inside each (packing has already mixed the samples over the
+shards), so reading stays local to one shard.
+
+Keys, places and eyes are read from a shard when its turn comes: start-up and memory hardly depend
+on the number of samples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.errors import InputError
+from preprocess.manifest import Manifest
+from preprocess.shards import IndexEntry, ShardIndex, read_ahead
+
+Rows = npt.NDArray[np.int32]
+Centres = npt.NDArray[np.float32]
+
+_AGAIN = "Pack again: `make shards`"
+_KEPT_INDEXES = 4  # samples are asked for a shard after the other, with a few read ahead
+_HEADER = 512  # bytes of a tar header
+# Where CelebA-HQ's alignment puts the eyes, as shares of the side; for pictures that show none.
+_USUAL = ((0.37, 0.48), (0.63, 0.48))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A sample as it is packed; `name` says where it is, for messages."""
+
+    name: str
+    jpg: bytes
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Split:
+    """The samples of one split of a pack.
+
+    Attributes
+    ----------
+    name
+        train, val or test.
+    size
+        Side of the pictures in pixels.
+    shards
+        Shards in the manifest's order, with the number of samples in each.
+    """
+
+    name: str
+    size: int
+    shards: tuple[tuple[Path, int], ...]
+    _indexes: dict[int, ShardIndex] = field(default_factory=dict, compare=False, repr=False)
+    _eyes: dict[int, Centres] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def open(cls, root: Path, name: str) -> Split:
+        """Read the manifest of a split and check that shards and indexes are what it says.
+
+        Raises
+        ------
+        InputError
+            If pack or split are missing, or a shard or index disagrees with the manifest.
+        """
+        manifest = Manifest.load(root)
+        shards = []
+        for record in manifest.split(name).shards:
+            path = root / record.name
+            if not path.exists():
+                raise InputError(path, "is missing", _AGAIN)
+            found = len(ShardIndex.read(path).lines)
+            if found != record.samples or path.stat().st_size != record.bytes:
+                raise InputError(path, "differs from the manifest", _AGAIN)
+            shards.append((path, record.samples))
+        return cls(name, manifest.settings.size, tuple(shards))
+
+    @cached_property
+    def _starts(self) -> npt.NDArray[np.int64]:
+        """The number of each shard's first sample and, last, of all samples."""
+        return np.cumsum([0, *(count for _, count in self.shards)])
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return int(self._starts[-1])
+
+    def steps(self, batch: int) -> int:
+        """Return the steps of an epoch of training.
+
+        Raises
+        ------
+        InputError
+            If there are not enough samples for one.
+        """
+        if batch > self.samples:
+            problem = f"is {batch}, but split {self.name!r} has {self.samples} samples"
+            raise InputError("--batch", problem, "Give a smaller batch")
+        return self.samples // batch
+
+    def shuffled(self, batch: int, seed: int, epoch: int) -> Rows:
+        """Return the samples of an epoch of training, by batches; the last, incomplete one is out.
+
+        Parameters
+        ----------
+        batch
+            Samples in a step of all processes together.
+        seed, epoch
+            Decide the order.
+
+        Returns
+        -------
+        numpy.ndarray
+            Steps x batch, int32: numbers of samples.
+        """
+        rng = np.random.default_rng((*b"order", seed, epoch))
+        rows = np.concatenate([
+            (self._starts[shard] + rng.permutation(self.shards[shard][1])).astype(np.int32)
+            for shard in rng.permutation(len(self.shards))
+        ])  # fmt: skip
+        steps = self.steps(batch)
+        return rows[: steps * batch].reshape(steps, batch)
+
+    def in_order(self, batch: int, rank: int = 0, world: int = 1) -> list[Rows]:
+        """Return the batches of an evaluation: each sample once, the last batch may be smaller."""
+        mine = np.array_split(np.arange(self.samples, dtype=np.int32), world)[rank]
+        return [mine[at : at + batch] for at in range(0, len(mine), batch)]
+
+    def keys(self, rows: Rows) -> list[str]:
+        """Return the keys of samples."""
+        return [self._index(shard).key(line) for shard, line in self._places(rows)]
+
+    def read(self, rows: Rows) -> Iterator[Encoded]:
+        """Read samples: photograph and label map of one key, found by the shard's index.
+
+        Raises
+        ------
+        InputError
+            If one of them is missing, or the shard has another file in its place.
+        """
+        with ExitStack() as stack:
+            opened, file = -1, None
+            for shard, line in self._places(rows):
+                if shard != opened:
+                    stack.close()
+                    path = self.shards[shard][0]
+                    opened, file = shard, stack.enter_context(path.open("rb", buffering=0))
+                assert file
+                yield _read_sample(file, path, self._index(shard).entry(line))
+
+    def eyes(self, rows: Rows) -> Centres:
+        """Return x and y in pixels of both eyes of samples, N x 2 x 2 float32.
+
+        Of one eye, twice the same; if there is none, where eyes usually are.
+
+        Raises
+        ------
+        InputError
+            If a sample does not say where its eyes are.
+        """
+        found = np.empty((len(rows), 2, 2), np.float32)
+        for place, (shard, line) in enumerate(self._places(rows)):
+            if shard not in self._eyes:
+                self._eyes[shard] = _read_eyes(self._index(shard), self.size)
+            found[place] = self._eyes[shard][line]
+        return found
+
+    def _places(self, rows: Rows) -> Iterator[tuple[int, int]]:
+        """Return each sample's shard and its line in the shard's index."""
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        return zip(shards.tolist(), (rows - self._starts[shards]).tolist(), strict=True)
+
+    def _index(self, shard: int) -> ShardIndex:
+        """Read the index of a shard whose turn has come, or take it from the last few."""
+        if shard not in self._indexes:
+            path = self.shards[shard][0]
+            read_ahead(path)
+            if len(self._indexes) >= _KEPT_INDEXES:
+                del self._indexes[next(iter(self._indexes))]
+            self._indexes[shard] = ShardIndex.read(path)
+        return self._indexes[shard]
+
+
+def _read_sample(file: FileIO, shard: Path, entry: IndexEntry) -> Encoded:
+    """Read the members of a sample in one go; the tar's own names must be those of the index."""
+    first = min(offset for _, offset, _, _ in entry.components) - _HEADER
+    file.seek(first)
+    data = file.read(max(offset + size for _, offset, size, _ in entry.components) - first)
+    parts = {}
+    for extension, offset, size, member in entry.components:
+        at = offset - first
+        there = data[at - _HEADER : at - _HEADER + 100].rstrip(b"\0").decode("ascii", "replace")
+        if not there == member == f"{entry.key}.{extension}":
+            problem = f"has {there!r} where its index has {entry.key!r}, {extension}"
+            raise InputError(shard, problem, _AGAIN)
+        parts[extension] = data[at : at + size]
+    for extension in ("jpg", "png"):
+        if extension not in parts:
+            raise InputError(shard, f"sample {entry.key!r} has no {extension}", _AGAIN)
+    return Encoded(f"{shard}, sample {entry.key}", parts["jpg"], parts["png"])
+
+
+def _read_eyes(index: ShardIndex, size: int) -> Centres:
+    """Read the centres of the eyes from the metadata of a shard's samples."""
+    usual = [[x * size, y * size] for x, y in _USUAL]
+    found = []
+    with index.shard.open("rb", buffering=0) as file:
+        for row in range(len(index.lines)):
+            entry = index.entry(row)
+            try:
+                _, offset, length, _ = next(c for c in entry.components if c[0] == "json")
+                file.seek(offset)
+                eyes = json.loads(file.read(length))["eyes"] or usual
+            except (StopIteration, ValueError, KeyError):
+                problem = f"sample {entry.key!r} does not say where its eyes are"
+                remedy = f"{_AGAIN}, or train with --augment crop=off --augment hide=off"
+                raise InputError(index.shard, problem, remedy) from None
+            found.append((eyes[0], eyes[-1]))
+    return np.array(found, np.float32).reshape(-1, 2, 2)

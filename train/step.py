@@ -1,0 +1,171 @@
+"""One step of training: forward, backward, optimisers, averaged weights.
+
+Nothing in it waits for the device. On a single CUDA device it becomes a graph after a few steps:
+one launch instead of some thousand.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train.distributed import Processes, distribute
+from train.loss import bce_dice
+from train.model import UNet
+from train.optimizer import Average, build_optimizers
+
+_CLIP = 1.0  # largest norm of the gradient: steps before the statistics settle are ten times that
+_EAGER = 3  # steps before a graph is captured: kernels, allocator and optimiser state come first
+
+
+def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    """Choose the type of automatic mixed precision; None computes in float32.
+
+    auto: bfloat16 if the GPU has it, else float16 with a gradient scaler; float32 on a CPU
+    (bfloat16 there is ten times slower without AMX) and on Metal.
+    """
+    if amp == "auto":
+        if device.type != "cuda":
+            return None
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
+    """Return the context in which a network computes."""
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+
+class TrainStep:
+    """A network, what trains it, and its average: called once a step.
+
+    Parameters
+    ----------
+    model
+        The network, on its device, in training mode.
+    lr
+        Peak rate of AdamW.
+    amp
+        See `amp_dtype`.
+    processes
+        The group that shares the work.
+    """
+
+    def __init__(
+        self, model: UNet, lr: float, amp: str = "auto", processes: Processes | None = None
+    ) -> None:
+        processes = processes or Processes()
+        self.device = next(model.parameters()).device
+        self.dtype = amp_dtype(amp, self.device)
+        self.model, self.average = model, copy.deepcopy(model).eval()
+        self._trained = distribute(model, processes, self.device)
+        self.optimizers = build_optimizers(model, lr)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.dtype is torch.float16
+        )
+        self._ema = Average(self.average, model)
+        self._decay = torch.zeros((), device=self.device)
+        self._parameters = list(model.parameters())
+        self._calls = 0
+        self._may_capture = self.device.type == "cuda" and processes.world == 1
+        self._graphs: dict[tuple[int, ...], tuple[Any, Tensor, Tensor, Tensor]] = {}
+
+    def __call__(self, images: Tensor, masks: Tensor, rate: float, decay: float) -> Tensor:
+        """Take a step.
+
+        Parameters
+        ----------
+        images, masks
+            From `train.augment.augment`.
+        rate
+            Share of the peak rates.
+        decay
+            Share of itself that the average keeps.
+
+        Returns
+        -------
+        torch.Tensor
+            The loss before the step, on the device.
+        """
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"].fill_(rate * group["peak"])
+        self._decay.fill_(decay)
+        self._calls += 1
+        if not self._may_capture:
+            return self._compute(images, masks)
+        if self._calls > _EAGER:
+            return self._replay(images, masks)
+        # Beside the default stream: what autograd keeps of it could not be captured.
+        here, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            loss = self._compute(images, masks)
+        here.wait_stream(side)
+        return loss
+
+    def _compute(self, images: Tensor, masks: Tensor) -> Tensor:
+        for parameter in self._parameters:
+            parameter.grad = None
+        with autocast(self.device, self.dtype):
+            logits = self._trained(images)
+        loss = bce_dice(logits, masks)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(self._parameters, _CLIP)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        self._ema.update(self._decay)
+        return loss.detach()
+
+    def _replay(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Replay the step as a graph, one for each shape of the input; record it at first."""
+        shape = tuple(images.shape)
+        if shape not in self._graphs:
+            inputs = images.clone(memory_format=torch.channels_last), masks.clone()
+            graph = torch.cuda.CUDAGraph()
+            # Other threads, DALI's among them, may go on with what a capture forbids in this one.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                loss = self._compute(*inputs)
+            self._graphs[shape] = (graph, *inputs, loss)
+        graph, static_images, static_masks, loss = self._graphs[shape]
+        static_images.copy_(images)
+        static_masks.copy_(masks)
+        graph.replay()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return, copied to the host, what a run needs to go on."""
+        return to_host({
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": self.scaler.state_dict(),
+        })  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any], average: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` returned, and from averaged weights."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(average)
+        for optimizer, content in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(content)
+            for group in optimizer.param_groups:  # torch moves the state, but no setting
+                group["lr"] = group["lr"].to(self.device)
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def to_host(content: Any) -> Any:
+    """Copy nested tensors to the host's memory."""
+    if isinstance(content, Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, dict):
+        return {key: to_host(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [to_host(value) for value in content]
+    return content
