@@ -5,9 +5,10 @@ VENV   ?= .venv
 PEERS  ?= .venv-bench
 DATA   ?=
 SIZE   ?= 256
-EPOCHS ?= $(if $(DATA),25,16)
-BATCH  ?= 16
-LR     ?= 5e-3
+# Empty: train.config.TrainConfig's own defaults, or the preset's.
+EPOCHS ?= $(if $(DATA)$(PRESET),,16)
+BATCH  ?=
+LR     ?=
 DEVICE ?= auto
 LOADER ?= auto
 SPLIT  ?= test
@@ -19,18 +20,19 @@ STRESS ?=
 ROUNDS ?=
 PRESET ?=
 SEED   ?=
+T      ?=
 
+comma  := ,
 SAMPLE := data/sample
 SOURCE := $(or $(DATA),$(SAMPLE))
 NAME   := $(if $(DATA),$(shell basename "$(DATA)" .zip | tr ' ' '-'),sample)
 SHARDS ?= shards/$(NAME)-$(SIZE)
 MODEL  ?= $(OUTPUT)/eye_segmentation_model.pth
 PY     := $(VENV)/bin/python
-# A preset has epochs, batch and rate of its own: then only those given on the command line count.
-given   = $(if $(or $(if $(PRESET),,1),$(filter command% environment%,$(origin $1))),--$2 $($1))
 TRAIN_ARGS := --shards $(SHARDS) --output $(OUTPUT) $(if $(PRESET),--preset $(PRESET)) \
-	$(call given,EPOCHS,epochs) $(call given,BATCH,batch) $(call given,LR,lr) \
-	--device $(DEVICE) --loader $(LOADER)
+	$(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch $(BATCH)) $(if $(LR),--lr $(LR)) \
+	$(if $(SEED),--seed $(SEED)) --device $(DEVICE) --loader $(LOADER)
+EXTRAS := video$(if $(shell command -v nvidia-smi),$(comma)gpu)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv sample shards train speedrun evaluate weights infer test lint peers bench bench-gpu clean FORCE
@@ -54,11 +56,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[video]"
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,video]"
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,$(EXTRAS)]"
 	@touch $@
 
 sample: $(SAMPLE)/sample.json ## draw faces in the official layout (SAMPLES)
@@ -113,8 +115,8 @@ infer: $(VENV)/.installed ## cut the eyes out of IMAGE (with the bundled weights
 	@$(PY) -m infer --image "$(IMAGE)" $(if $(filter command% environment%,$(origin MODEL)),--model $(MODEL)) \
 		--device $(DEVICE)
 
-test: lint ## the whole suite
-	$(PY) -m pytest
+test: lint ## the whole suite, or T=tests/test_mask.py
+	$(PY) -m pytest $(T)
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(PY) -m ruff check .

@@ -19,8 +19,8 @@ from infer.weights import load_bundled
 from preprocess.errors import InputError
 from preprocess.image import RGB, Geometry, fit
 from train.checkpoint import Checkpoint
-from train.distributed import resolve_device
-from train.model import fold_batch_norm
+from train.device import resolve_device
+from train.model import fold_batch_norm, to_channels_last
 
 # "auto", "whole", or how many of the largest faces.
 Faces = str | int
@@ -105,8 +105,8 @@ class Predictor:
         self.spec = checkpoint.spec
         self.threshold = checkpoint.threshold
         self.finder = finder or FaceFinder()
-        self._model = checkpoint.build(fold_batch_norm(checkpoint.network())).to(
-            self.device, memory_format=torch.channels_last
+        self._model = checkpoint.build(
+            to_channels_last(fold_batch_norm(checkpoint.network()), self.device)
         )
 
     @classmethod

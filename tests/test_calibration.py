@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.calibration import Correction, LogitHistogram, logit_counts
+from train.calibration import Calibrated, Correction, LogitHistogram, logit_counts
 from train.config import ModelConfig
 from train.metrics import metrics_of, pixel_counts
 from train.model import UNet
@@ -100,14 +100,12 @@ def test_reliability_tells_shares_and_errors() -> None:
     assert reliability.error == reliability.error_unsure == pytest.approx(0.4, abs=2e-3)
 
 
-@pytest.mark.parametrize("detail", [0, 4])
-def test_calibration_of_the_network_acts_on_its_logits(detail: int) -> None:
-    model = UNet(ModelConfig(4, 1, 2, detail)).eval()
-    images = torch.rand(1, 3, 32, 32)
+def test_calibration_acts_on_the_logits_and_the_training_network_has_none() -> None:
+    model = UNet(ModelConfig(4, 1)).eval()
+    images = 255 * torch.rand(1, 3, 32, 32)
+    correction = Correction(0.5, 0.25, 0.5, 4.0)
     with torch.inference_mode():
         before = model(images)
-        model.load_state_dict(
-            model.state_dict() | {"calibration": torch.tensor([0.5, 0.25, 0.5, 4.0])}
-        )
-        wanted = apply(Correction(0.5, 0.25, 0.5, 4.0), before)
-        torch.testing.assert_close(model(images), wanted)
+        torch.testing.assert_close(Calibrated(model, correction)(images), apply(correction, before))
+        assert torch.equal(Calibrated(model, Correction())(images), before)
+    assert not any("calibration" in name for name in model.state_dict())

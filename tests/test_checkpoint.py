@@ -7,8 +7,7 @@ import torch
 from preprocess.errors import InputError
 from train.checkpoint import Checkpoint, epoch_file, epoch_files
 from train.config import ModelConfig
-from train.decode import InputSpec
-from train.model import UNet
+from train.model import InputSpec, UNet
 
 CONFIG = ModelConfig(width=4, depth=2)
 
@@ -27,11 +26,13 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     assert (loaded.model, loaded.spec, loaded.threshold) == (saved.model, saved.spec, 0.4)
     assert (loaded.metrics, loaded.epoch) == ({"f1": 0.5}, 3)
     assert set(loaded.source) == {"revision", "version", "torch"}
-    images = torch.randn(1, 3, 64, 64)
-    expected = UNet(CONFIG)
+    images = 255 * torch.rand(1, 3, 64, 64)
+    expected = UNet(CONFIG, saved.spec)
     expected.load_state_dict(saved.weights)
     with torch.inference_mode():
-        torch.testing.assert_close(loaded.build()(images), expected.eval()(images))
+        torch.testing.assert_close(
+            loaded.build()(images), expected.eval()(images), rtol=1e-4, atol=1e-3
+        )
     assert [p.name for p in path.parent.iterdir()] == ["model.pth"], "no temporary file is left"
 
 
@@ -82,3 +83,21 @@ def test_epoch_files_are_in_order_of_epochs(tmp_path: Path) -> None:
         epoch_file(tmp_path, epoch).touch()
     (tmp_path / "model_checkpoint_epoch_last.pth").touch()
     assert epoch_files(tmp_path) == [epoch_file(tmp_path, epoch) for epoch in (1, 2, 10)]
+
+
+def test_files_of_before_are_read(tmp_path: Path) -> None:
+    """Version 2 had stem and detail as settings, and the calibration among the weights."""
+    checkpoint().save(tmp_path / "model.pth")
+    stored = torch.load(tmp_path / "model.pth", weights_only=True)
+    stored["model"] |= {"stem": 2, "detail": 8}
+    stored["weights"]["calibration"] = torch.tensor([0.5, 0.0, 0.0, 0.0])
+    stored["calibration"] = {"scale": 0.5, "shift": 0.0, "bend": 0.0, "knee": 0.0, "error": 0.1}
+    torch.save(stored, tmp_path / "old.pth")
+    images = torch.full((1, 3, 64, 64), 100.0)
+    old, new = (Checkpoint.load(tmp_path / name) for name in ("old.pth", "model.pth"))
+    with torch.inference_mode():
+        torch.testing.assert_close(old.build()(images), 0.5 * new.build()(images))
+    stored["model"]["stem"] = 4
+    torch.save(stored, tmp_path / "stem.pth")
+    with pytest.raises(InputError, match="stem of the network is not 2"):
+        Checkpoint.load(tmp_path / "stem.pth")

@@ -1,106 +1,112 @@
-"""What only a CUDA device can show; skipped, with the reason, where there is none."""
+"""What only a CUDA device can show; skipped, with the reason, if there is none."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from preprocess.check import dali_is_installed
-from train.batch import LoaderConfig
-from train.cache import SampleCache
+from train.augment import augment, draw
 from train.config import AugmentConfig, ModelConfig, TrainConfig
+from train.data import Loader
+from train.device import amp_dtype
 from train.evaluate import evaluate_checkpoint
-from train.loader import Loader, open_loader, read_spec
-from train.loop import amp_dtype, fit
-from train.loss import bce_dice
-from train.model import UNet
-from train.order import SplitOrder
+from train.loop import fit
+from train.model import UNet, to_channels_last
+from train.split import Split
+from train.step import TrainStep
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 needs_dali = pytest.mark.skipif(not dali_is_installed(), reason="DALI is not installed")
+GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
+LOADERS = [pytest.param("dali", marks=needs_dali), "portable"]
+SMALL = ModelConfig(width=8, depth=2)
 
 
-def open_split(root: Path, device: str, kind: str, augment: AugmentConfig) -> Loader:
-    order = SplitOrder.read(root, "train", 4, shuffle=True, seed=1)
-    config = LoaderConfig(order, read_spec(root), augment, torch.device(device, 0))
-    return open_loader(config, kind)
-
-
-@needs_dali
-def test_mixed_decode_agrees_with_the_cpu(pack_root: Path) -> None:
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("cache", ["off", "1"])
+def test_batches_agree_with_the_cpu(pack_root: Path, loader: str, cache: str) -> None:
     """Hardware decoders round chroma and IDCT in their own way: 3 levels, and 1 in the mean."""
-    off = AugmentConfig.off()
-    on_gpu = open_split(pack_root, "cuda", "dali", off).epoch(0)
-    on_cpu = open_split(pack_root, "cpu", "dali", off).epoch(0)
-    for gpu, cpu in zip(on_gpu, on_cpu, strict=True):
+    split = Split.open(pack_root, "train")
+    order = list(split.shuffled(4, 1, 0))
+    on_gpu = Loader(split, GPU, loader, cache).batches(order)
+    for gpu, cpu in zip(on_gpu, Loader(split, CPU, "portable").batches(order), strict=True):
         assert gpu.images.is_cuda
-        assert gpu.images.is_contiguous(memory_format=torch.channels_last)
-        assert gpu.keys == cpu.keys
-        difference = (gpu.images.cpu() - cpu.images).abs() * 57
-        assert float(difference.mean()) < 1
-        assert float(difference.quantile(0.999)) <= 3 or difference.numel() > 16_000_000
+        assert gpu.masks.is_cuda
+        assert np.array_equal(gpu.rows, cpu.rows)
         assert torch.equal(gpu.masks.cpu(), cpu.masks)
+        difference = (gpu.images.cpu().int() - cpu.images.int()).abs().float()
+        assert float(difference.mean()) < 1
+        assert float(difference.quantile(0.999)) <= 3
 
 
-@needs_dali
 def test_augmentation_agrees_with_the_cpu(pack_root: Path) -> None:
-    augment = AugmentConfig().with_changes(("jpeg=off",))
-    on_gpu = open_split(pack_root, "cuda", "dali", augment).epoch(0)
-    on_cpu = open_split(pack_root, "cpu", "dali", augment).epoch(0)
-    for gpu, cpu in zip(on_gpu, on_cpu, strict=True):
-        difference = (gpu.images.cpu() - cpu.images).abs() * 57
-        assert float(difference.mean()) < 1.5
-        assert float((gpu.masks.cpu() != cpu.masks).float().mean()) < 2e-3
+    split = Split.open(pack_root, "train")
+    (rows,) = split.in_order(20)
+    (batch,) = Loader(split, CPU, "portable").batches([rows])
+    numbers = draw(AugmentConfig(), 64, (0, 0, 0), split.eyes(rows), (32, 48))
+    images, masks = augment(batch.images, batch.masks, numbers, (32, 48))
+    on_gpu = augment(batch.images.to(GPU), batch.masks.to(GPU), numbers, (32, 48))
+    assert on_gpu[0].is_contiguous(memory_format=torch.channels_last)
+    # JPEG may take a rounding difference to the next step of its quantisation.
+    assert float((on_gpu[0].cpu() - images).abs().mean()) < 0.2
+    assert float((on_gpu[1].cpu() != masks).float().mean()) < 1e-3
 
 
-@needs_dali
-def test_cached_samples_agree_with_decoded_ones(pack_root: Path) -> None:
-    order = SplitOrder.read(pack_root, "train", 4, shuffle=True, seed=1)
-    plain = LoaderConfig(order, read_spec(pack_root), AugmentConfig(), torch.device("cuda", 0))
-    cached = replace(plain, cache=SampleCache(order.samples, plain.spec.size))
-    loader, again = open_loader(plain, "dali"), open_loader(cached, "dali")
-    for epoch in range(2):
-        for one, other in zip(loader.epoch(epoch), again.epoch(epoch), strict=True):
-            torch.testing.assert_close(one.images, other.images, rtol=0, atol=1e-4)
-            assert torch.equal(one.masks, other.masks)
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.zeros(8, 1, 64, 64)
+    for row in range(8):
+        masks[row, :, 5 * row : 5 * row + 8, 20:36] = 1
+    images = 40 + 60 * torch.rand((8, 3, 64, 64), generator=generator) + 90 * masks
+    return images.to(GPU, memory_format=torch.channels_last), masks.to(GPU)
 
 
-def test_bfloat16_step_lowers_the_loss_and_keeps_the_memory_format() -> None:
-    device = torch.device("cuda")
-    torch.manual_seed(0)
-    model = UNet(ModelConfig(width=8, depth=3)).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
-    images = torch.randn(4, 3, 64, 64, device=device).to(memory_format=torch.channels_last)
-    masks = (images[:, :1] > 1).float()
-    formats: list[bool] = []
-    model.decoder[0].register_forward_hook(
-        lambda *_: formats.append(_[2].is_contiguous(memory_format=torch.channels_last))
-    )
-    losses = []
-    for _ in range(20):
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = bce_dice(model(images), masks)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss))
-    assert losses[-1] < losses[0]
-    assert all(formats)
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_the_graph_takes_the_steps_that_eager_code_takes(amp: str) -> None:
+    losses, weights = [], []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        step = TrainStep(to_channels_last(UNet(SMALL), GPU), 5e-3, amp)
+        step._may_capture = captured
+        losses.append([float(step(*batch(), 1 - n / 40, 0.9)) for n in range(30)])
+        weights.append(torch.cat([p.detach().flatten() for p in step.average.parameters()]))
+        assert bool(step._graphs) == captured
+    assert losses[1][-1] < 0.3 * losses[1][0]
+    tolerance = 0.02 if amp == "off" else 0.1
+    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
+    assert float((weights[0] - weights[1]).norm() / weights[0].norm()) < tolerance
 
 
-@pytest.mark.parametrize("loader", [pytest.param("dali", marks=needs_dali), "portable"])
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_step_does_not_wait_for_the_device(
-    pack_root: Path, tmp_path: Path, loader: str, amp: str
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_step_does_not_wait_for_the_device(amp: str, captured: bool) -> None:
+    step = TrainStep(to_channels_last(UNet(SMALL), GPU), 5e-3, amp)
+    step._may_capture = captured
+    inputs = batch()
+    for _ in range(5):
+        step(*inputs, 1.0, 0.9)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            step(*inputs, 1.0, 0.9)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("cache", ["off", "auto"])
+def test_an_epoch_does_not_wait_more_for_more_steps(
+    pack_root: Path, tmp_path: Path, loader: str, cache: str
 ) -> None:
-    """torch warns of every read that makes the host wait: more steps must not mean more."""
+    """torch warns of every read that makes the host wait."""
 
     def waits(batch: int) -> int:
         with warnings.catch_warnings(record=True) as caught:
@@ -108,15 +114,15 @@ def test_step_does_not_wait_for_the_device(
             torch.cuda.set_sync_debug_mode("warn")
             try:
                 fit(TrainConfig(
-                    pack_root, tmp_path / f"{batch}", epochs=1, batch=batch, log_every=1000,
-                    device="cuda", amp=amp, loader=loader, model=ModelConfig(width=4, depth=2),
+                    pack_root, tmp_path / f"{batch}", epochs=2, batch=batch, device="cuda",
+                    loader=loader, cache=cache, model=ModelConfig(width=4, depth=2),
                 ))  # fmt: skip
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         return sum("synchronizing" in str(warning.message) for warning in caught)
 
     waits(10)  # warm-up: kernels and allocator
-    few, many = waits(10), waits(1)  # 2 and 20 steps; evaluation has 1 and 2 batches
+    few, many = waits(10), waits(2)  # 2 and 10 steps an epoch, one look at the loss each
     assert many <= few + 4
 
 
@@ -125,7 +131,7 @@ def test_training_and_evaluation_on_the_device(pack_root: Path, tmp_path: Path) 
         pack_root, tmp_path, epochs=2, batch=4, device="cuda", model=ModelConfig(width=4, depth=2)
     )
     result = fit(config)
-    assert amp_dtype("auto", torch.device("cuda")) in {torch.bfloat16, torch.float16}
+    assert amp_dtype("auto", GPU) in {torch.bfloat16, torch.float16}
     on_gpu = evaluate_checkpoint(result.model_path, pack_root, "train", device="cuda").evaluation
     on_cpu = evaluate_checkpoint(result.model_path, pack_root, "train", device="cpu").evaluation
     assert on_gpu.metrics.f1 == pytest.approx(on_cpu.metrics.f1, abs=0.02)

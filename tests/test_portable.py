@@ -24,8 +24,7 @@ def call(package: str, *args: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def model(pack_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("output")
-    done = call("train", "--shards", pack_root, "--output", output, "--epochs", 1, "--batch", 4,
-                "--width", 4, "--depth", 2)  # fmt: skip
+    done = call("train", "--shards", pack_root, "--output", output, "--epochs", 1, "--batch", 4)
     assert done.returncode == 0, done.stderr
     assert "portable loader" in done.stderr
     return output / "eye_segmentation_model.pth"

@@ -16,13 +16,10 @@ from infer import Prediction, Predictor
 from preprocess.celebamask import read_plan
 from preprocess.errors import InputError
 from preprocess.image import Geometry, decode_fitted, decode_rgb
-from preprocess.manifest import Manifest, PackSettings
+from preprocess.manifest import Manifest
 from preprocess.pack import PackConfig, pack
 from preprocess.shards import read_samples
-from train.checkpoint import MODEL_FILE, Checkpoint
-from train.config import ModelConfig, TrainConfig
-from train.decode import InputSpec, normalise
-from train.loop import fit
+from train.checkpoint import Checkpoint
 
 
 def test_prediction_has_the_photos_size_and_finds_the_eyes(
@@ -49,20 +46,10 @@ def test_folded_network_predicts_what_the_trained_one_does(face_model: Path) -> 
     rng = np.random.default_rng(0)
     square = rng.integers(0, 255, (96, 96, 3), dtype=np.uint8)
     with torch.inference_mode():
-        plain = checkpoint.build()(normalise(square[None], checkpoint.spec)).sigmoid()[0, 0]
+        images = torch.from_numpy(square)[None].permute(0, 3, 1, 2)
+        plain = checkpoint.build()(images).sigmoid()[0, 0]
     folded = Predictor(checkpoint).predict(square, "whole").probability
     np.testing.assert_allclose(folded, plain.numpy(), atol=2e-4)
-
-
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_normalising_is_pixel_less_mean_over_deviation(count: int) -> None:
-    spec = InputSpec(size=32)
-    rgb = np.random.default_rng(0).integers(0, 256, (count, 32, 48, 3), dtype=np.uint8)
-    images = normalise(rgb[:, :, ::-1], spec)
-    assert images.shape == (count, 3, 32, 48)
-    assert not count or images.is_contiguous(memory_format=torch.channels_last)
-    wanted = (rgb[:, :, ::-1].astype(np.float64) - spec.mean) / spec.std
-    np.testing.assert_allclose(images.permute(0, 2, 3, 1).numpy(), wanted, atol=1e-6)
 
 
 def test_original_and_packed_sample_get_the_same_mask(
@@ -88,15 +75,9 @@ def test_original_and_packed_sample_get_the_same_mask(
 def test_genuine_originals_and_packed_samples_get_the_same_mask(
     genuine: Path, tmp_path: Path
 ) -> None:
-    """With weights trained on the spot the masks are coarse; the bar of 0.98 is for real ones."""
     source = genuine / "CelebAMask-HQ"
-    pack(PackConfig(source, tmp_path / "shards", PackSettings(size=128), split=None))
-    output = tmp_path / "out"
-    fit(TrainConfig(
-        tmp_path / "shards", output, epochs=3, batch=16, lr=5e-3, ema=0.9,
-        model=ModelConfig(width=8, depth=3),
-    ))  # fmt: skip
-    predictor = Predictor.from_checkpoint(output / MODEL_FILE)
+    pack(PackConfig(source, tmp_path / "shards"))
+    predictor = Predictor.bundled("cpu")
     samples = {sample.key: sample for sample in read_plan(source).samples}
     hit = union = 0
     for shard in Manifest.load(tmp_path / "shards").split("val").shards:
@@ -108,7 +89,7 @@ def test_genuine_originals_and_packed_samples_get_the_same_mask(
             hit += int((one & other).sum())
             union += int((one | other).sum())
     assert union > 10_000
-    assert hit / union > 0.95
+    assert hit / union > 0.98
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,22 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from preprocess.errors import InputError
 from train.checkpoint import MODEL_FILE, Checkpoint
 from train.cli import fit as fit_command
 from train.cli import main
-from train.config import PRESETS, Effect, ModelConfig, TrainConfig
+from train.config import AMP, LOADERS, PRESETS, Effect, ModelConfig, TrainConfig
 from train.evaluate import evaluate_checkpoint
 from train.loop import fit
+from train.split import Split
 
 
 @pytest.fixture(scope="module")
@@ -70,35 +74,37 @@ def test_training_ends_with_calibrated_weights(trained: Path, pack_root: Path) -
 
 
 def test_evaluation_does_not_depend_on_loader_batch_or_processes(
-    trained: Path, pack_root: Path, tmp_path: Path
+    trained: Path, pack_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = evaluate_checkpoint(trained, pack_root, "train", batch=16, loader="dali").evaluation
+    base = evaluate_checkpoint(trained, pack_root, "train", loader="dali").evaluation
     for batch, loader in ((3, "dali"), (1, "portable"), (16, "portable")):
-        again = evaluate_checkpoint(trained, pack_root, "train", batch=batch, loader=loader)
-        assert again.evaluation.metrics == base.metrics
+        monkeypatch.setattr("train.evaluate._CPU_BATCH", batch)
+        again = evaluate_checkpoint(trained, pack_root, "train", loader=loader).evaluation
+        assert again.metrics == base.metrics
+        assert again.iou == base.iou
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "train"]
     done = subprocess.run(
         [sys.executable, *launch, "evaluate", "--shards", str(pack_root), "--split", "train",
-         "--model", str(trained), "--output", str(tmp_path), "--batch", "6"],
+         "--model", str(trained), "--output", str(tmp_path)],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     (written,) = tmp_path.glob("*.json")
     content = json.loads(written.read_bytes())
     assert content["metrics"] == base.metrics.to_dict()
-    assert content["iou"] == pytest.approx(base.iou)
+    split = Split.open(pack_root, "train")
+    keys = split.keys(np.array(list(base.iou), np.int32))
+    assert content["iou"] == pytest.approx(dict(zip(keys, base.iou.values(), strict=True)))
 
 
 def test_figures_are_those_of_the_pixels(trained: Path, pack_root: Path) -> None:
     """Recompute F1 from the grids' own ingredients, without train.metrics."""
-    import numpy as np
-    import torch
-
     result = evaluate_checkpoint(trained, pack_root, "train", loader="portable")
     hit = marked = wanted = 0
     with torch.inference_mode():
-        for batch in result.loader.epoch(0):
-            predicted = result.model(batch.images).sigmoid().numpy() >= result.checkpoint.threshold
+        for batch in result.loader.batches(result.loader.split.in_order(7)):
+            logits = result.model(batch.images.permute(0, 3, 1, 2))[:, 0]
+            predicted = logits.sigmoid().numpy() >= result.checkpoint.threshold
             truth = batch.masks.numpy() > 0
             hit += int(np.logical_and(predicted, truth).sum())
             marked, wanted = marked + int(predicted.sum()), wanted + int(truth.sum())
@@ -111,29 +117,21 @@ def test_figures_are_those_of_the_pixels(trained: Path, pack_root: Path) -> None
         (["--shards", "nowhere"], "nowhere/manifest.json: does not exist"),
         (["evaluate", "--shards", "PACK", "--model", "no.pth"], "no.pth: does not exist"),
         (["evaluate", "--shards", "PACK", "--model", "PACK/manifest.json"], "checkpoint"),
-        (["evaluate", "--shards", "PACK", "--model", "MODEL", "--batch", "0"], "--batch: is 0"),
-        (["evaluate", "--shards", "PACK", "--model", "MODEL", "--threads", "0"], "--threads: is 0"),
         (["--shards", "PACK", "--output", "out", "--seed", "-1"], "--seed: is -1"),
         (["--shards", "PACK", "--output", "file"], "file"),
         (["--shards", "PACK", "--output", "out", "--device", "cuda:7"], "--device: is 'cuda:7'"),
         (["--shards", "PACK", "--output", "out", "--device", "tpu"], "--device: is 'tpu'"),
         (["--shards", "PACK", "--output", "out", "--epochs", "0"], "--epochs: is 0"),
-        (["--shards", "PACK", "--output", "out", "--crop", "big"], "--crop: is 'big'"),
-        (["--shards", "PACK", "--output", "out", "--crop", "2x1"], "--crop: is 2x1"),
-        (["--shards", "PACK", "--output", "out", "--settle", "2"], "--settle: is 2"),
         (["--shards", "PACK", "--output", "out", "--batch", "999"], "--batch: is 999"),
         (["--shards", "PACK", "--output", "out", "--augment", "blur=x"], "--augment blur=x"),
-        (["--shards", "PACK", "--output", "out", "--tensorboard", "--epochs", "1", "--batch", "4"],
-         "tensorboard is not installed"),
+        (["--shards", "PACK", "--output", "out", "--cache", "much"], "--cache: is 'much'"),
+        (["compare", "PACK"], "holds no run"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(
     trained: Path, pack_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     args: list[str], message: str,
 ) -> None:  # fmt: skip
-    if "tensorboard" in message:
-        monkeypatch.setitem(sys.modules, "tensorboard", None)
-        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     words = {"PACK": str(pack_root), "MODEL": str(trained)}
@@ -185,7 +183,23 @@ def test_presets_are_defaults_that_options_override(monkeypatch: pytest.MonkeyPa
     assert fast.augment.hide.probability == 0
     assert fast.augment.blur == Effect(0.1, 2.0)
     assert plain.augment.hide.probability > 0
-    options = {parameter.name for parameter in fit_command.params}
-    for name, settings in PRESETS.items():
-        assert settings.keys() <= options, name
     assert CliRunner().invoke(main, ["--preset", "slow"]).exit_code == 2
+
+
+def test_the_help_repeats_the_defaults_and_offers_what_there_is() -> None:
+    defaults = {field.name: field.default for field in fields(TrainConfig)}
+    options = {parameter.name: parameter for parameter in fit_command.params}
+    said = CliRunner().invoke(main, ["fit", "--help"]).output
+    for name in ("epochs", "batch", "lr", "seed", "output"):
+        assert not isinstance(options[name].default, (int, float, str)), "TrainConfig has them"
+        assert f"[default: {defaults[name]}]" in " ".join(said.split())
+    assert tuple(options["preset"].type.choices) == tuple(PRESETS)
+    assert tuple(options["amp"].type.choices) == AMP
+    assert tuple(options["loader"].type.choices) == LOADERS
+
+
+def test_compare_prints_a_table_and_draws_a_plot(trained: Path, tmp_path: Path) -> None:
+    done = run("compare", trained.parent, trained.parent, "--output", tmp_path / "runs.png")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(str(trained.parent)) == 2
+    assert (tmp_path / "runs.png").read_bytes().startswith(b"\x89PNG")

@@ -8,7 +8,6 @@ are applied to those few; the host knows which.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch.nn import functional as nnf
 
 from train.config import AugmentConfig, Effect
 from train.covers import draw_covers
+from train.device import send
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -150,7 +150,7 @@ def draw(
         hidden=hidden & (last > first).all(axis=1),
         box=np.concatenate([first, last], axis=1),
         cover=np.rint(cover),
-        colour=_colours(*factors, np.where(grey, 0.0, saturation), hue),
+        colour=_colours(factors[0], factors[1], np.where(grey, 0.0, saturation), hue),
         blurred=blurred,
         sigma=sigma,
         noisy=noisy,
@@ -204,44 +204,57 @@ def _colours(brightness: Floats, contrast: Floats, saturation: Floats, hue: Floa
     return np.concatenate([scaled, added[:, :, None]], axis=2)
 
 
+def plain(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn a batch of bytes into what the network is shown, without a change.
+
+    Parameters
+    ----------
+    images, masks
+        N x H x W x 3 uint8 RGB and N x H x W uint8 of 0 and 255, as in `train.data.Batch`.
+
+    Returns
+    -------
+    images, masks
+        N x 3 x H x W float32, RGB in levels of 0..255, channels_last (as the bytes lie), and
+        N x 1 x H x W float32, 1 where an eye is, else 0; on the device of the batch.
+    """
+    return images.permute(0, 3, 1, 2).float(), (masks.unsqueeze(1) >= 128).float()
+
+
 def augment(
-    images: Tensor, masks: Tensor, numbers: Draw | None, shape: tuple[int, int]
+    images: Tensor, masks: Tensor, numbers: Draw, shape: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Apply a draw to a batch.
 
     Parameters
     ----------
     images, masks
-        N x H x W x 3 uint8 RGB and N x H x W uint8 of 0 and 255, as in `train.data.Batch`.
+        As in `plain`.
     numbers
-        What was drawn for them; None leaves the pictures as they are.
+        What was drawn for them.
     shape
         What `draw` was given.
 
     Returns
     -------
     images, masks
-        N x 3 x h x w float32, RGB in levels of 0..255, channels_last, and N x 1 x h x w float32,
-        1 where an eye is, else 0; on the device of the batch.
+        As in `plain`, but of height and width `shape`.
     """
-    pictures = images.permute(0, 3, 1, 2).float()
-    eyes = masks.unsqueeze(1).float()
-    if numbers is not None:
-        sent = _Sent(numbers, images.device)
-        grid = _grid(sent.matrix, shape)
-        flow = (grid * (2 / images.shape[1]) - 1).movedim(1, -1)
-        pictures, eyes = (
-            nnf.grid_sample(planes, flow, padding_mode="border", align_corners=False)
-            for planes in (pictures, eyes)
-        )
-        if len(sent.hidden):
-            _hide(pictures, eyes, grid, sent)
-        _recolour(pictures, sent.colour)
-        for effect, rows in ((_blur, sent.blurred), (_add_noise, sent.noisy),
-                             (_compress, sent.compressed)):  # fmt: skip
-            _apply(effect, pictures, rows, sent)
-        pictures.clamp_(0, 255)
-    pictures = pictures.contiguous(memory_format=torch.channels_last)
+    sent = _Sent(numbers, images.device)
+    grid = _grid(sent.matrix, shape)
+    flow = (grid * (2 / images.shape[1]) - 1).movedim(1, -1)
+    pictures, eyes = (
+        nnf.grid_sample(planes.float(), flow, padding_mode="border", align_corners=False)
+        for planes in (images.permute(0, 3, 1, 2), masks.unsqueeze(1))
+    )
+    if len(sent.hidden):
+        _hide(pictures, eyes, grid, sent)
+    _recolour(pictures, sent.colour)
+    for effect, rows in ((_blur, sent.blurred), (_add_noise, sent.noisy),
+                         (_compress, sent.compressed)):  # fmt: skip
+        if len(rows):
+            pictures.index_copy_(0, rows, effect(pictures.index_select(0, rows), rows, sent))
+    pictures = pictures.clamp(0, 255).contiguous(memory_format=torch.channels_last)
     return pictures, (eyes >= 128).float()
 
 
@@ -257,16 +270,13 @@ class _Sent:
         flags = (numbers.hidden, numbers.blurred, numbers.noisy, numbers.compressed)
         lists = [np.flatnonzero(flag) for flag in flags]
         whole = torch.from_numpy(np.concatenate([numbers.grain, *lists]))
-        if device.type == "cuda":
-            table, whole = table.pin_memory(), whole.pin_memory()
-        table = table.to(device, non_blocking=True)
-        whole = whole.to(device, non_blocking=True)
-        parts = table.split([part.shape[1] for part in flat], dim=1)
+        table, whole = send(table, device), send(whole, device)
+        parts = torch.split(table, [part.shape[1] for part in flat], dim=1)
         self.matrix, self.box, self.cover, self.colour = parts[:4]
         self.sigma, self.noise, self.quality = parts[4:]
         self.matrix, self.colour = self.matrix.view(-1, 2, 3), self.colour.view(-1, 3, 4)
-        self.grain, self.hidden, self.blurred, self.noisy, self.compressed = whole.split(
-            [count, *map(len, lists)]
+        self.grain, self.hidden, self.blurred, self.noisy, self.compressed = torch.split(
+            whole, [count, *map(len, lists)]
         )
 
 
@@ -279,22 +289,12 @@ def _grid(matrix: Tensor, shape: tuple[int, int]) -> Tensor:
     return (across * x + offset)[:, :, None, :] + (down * y)[:, :, :, None]
 
 
-def _apply(
-    effect: Callable[[Tensor, Tensor, _Sent], Tensor], pictures: Tensor, rows: Tensor, sent: _Sent
-) -> None:
-    """Apply an effect, in place, to the pictures that have it."""
-    if len(rows):
-        pictures.index_copy_(0, rows, effect(pictures.index_select(0, rows), rows, sent))
-
-
 def _hide(pictures: Tensor, eyes: Tensor, grid: Tensor, sent: _Sent) -> None:
     """Cover a rectangle of the input; its edge is as soft as the warp's interpolation makes it."""
     rows = sent.hidden
     left, top, right, bottom = sent.box.index_select(0, rows)[:, :, None, None].unbind(dim=1)
     x, y = grid.index_select(0, rows).unbind(dim=1)
-    inside = torch.minimum(
-        torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y)
-    )
+    inside = torch.minimum(torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y))
     share = (inside + 0.5).clamp(0, 1).unsqueeze(1)
     colour = sent.cover.index_select(0, rows)[:, :, None, None]
     pictures.index_copy_(0, rows, pictures.index_select(0, rows).lerp(colour, share))
@@ -317,7 +317,8 @@ def _blur(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
         return (bell / bell.sum(dim=2, keepdim=True)).unsqueeze(1)
 
     down, across = weights(pictures.shape[2]), weights(pictures.shape[3])
-    return down @ pictures @ across.transpose(2, 3)
+    blurred: Tensor = down @ pictures @ across.transpose(2, 3)
+    return blurred
 
 
 def _add_noise(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
@@ -332,7 +333,7 @@ def _add_noise(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
     bits = (bits ^ ((bits >> 15) & 0x1FFFF)) * (0x846CA68B - (1 << 32))
     bits = bits ^ ((bits >> 16) & 0xFFFF)
     total = (bits & 255) + ((bits >> 8) & 255) + ((bits >> 16) & 255) + ((bits >> 24) & 255)
-    deviation = (4 * (256**2 - 1) / 12) ** 0.5
+    deviation = float(np.sqrt(4 * (256**2 - 1) / 12))
     levels = (total.float() - 2 * 255) * (sent.noise.index_select(0, rows) / deviation)
     return pictures + levels.view_as(pictures)
 
@@ -341,7 +342,7 @@ def _compress(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
     """Compress as JPEG does (ITU-T T.81), chroma at half the size, but for entropy coding."""
 
     def constant(values: npt.NDArray[np.floating] | npt.NDArray[np.integer]) -> Tensor:
-        return torch.from_numpy(values.astype(np.float32)).to(pictures.device, non_blocking=True)
+        return send(torch.from_numpy(values.astype(np.float32)), pictures.device)
 
     height, width = pictures.shape[2:]
     sides = (0, -width % 16, 0, -height % 16)
@@ -366,4 +367,5 @@ def _compress(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
     chroma = nnf.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
     joined = torch.cat([luma, chroma], dim=1)
     decoded = torch.einsum("ij,njhw->nihw", constant(_YCC_TO_RGB), joined)
-    return decoded[:, :, :height, :width].clamp(0, 255)
+    result: Tensor = decoded[:, :, :height, :width].clamp(0, 255)
+    return result

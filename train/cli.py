@@ -65,9 +65,9 @@ def main() -> None:
 @AMP
 @LOADER
 @click.option("--cache", metavar="auto|off|GB",
-              help="Memory for decoded samples.  [default: auto, up to a quarter of what is free]")  # fmt: skip
+              help="Memory for decoded samples.  [default: auto, a quarter of it]")  # fmt: skip
 @click.option("--resume", is_flag=True,
-              help="Go on from the newest checkpoint in OUTPUT; to more epochs, if you like.")  # fmt: skip
+              help="Go on from the newest checkpoint in OUTPUT, also to more epochs.")  # fmt: skip
 @TUNE
 @reports_errors
 def fit(

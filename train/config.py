@@ -169,7 +169,7 @@ class AugmentConfig:
     def softened(self) -> AugmentConfig:
         """Return these settings at half the strength or, if strength means nothing, as often."""
         by_strength = {"larger", "smaller", "aspect", "rotation", "translation"}
-        changed = {}
+        changed: dict[str, Any] = {}
         for name, effect in self.effects().items():
             if name in by_strength:
                 changed[name] = Effect(effect.probability, effect.strength / 2)
@@ -200,12 +200,13 @@ class AugmentConfig:
                 elif value == "off":
                     new = Effect(0.0, 0.0)
                 else:
-                    *chance, strength = map(float, value.split(":"))
+                    chance, colon, strength = value.rpartition(":")
                     before = config.effects()[name].probability
-                    new = Effect(*(chance or [before]), strength)
-            except (ValueError, TypeError) as error:
-                if isinstance(error, InputError):
-                    raise
+                    new = Effect(float(chance) if colon else before, float(strength))
+                    new = new if new.strength else Effect(0.0, 0.0)
+            except InputError:
+                raise
+            except ValueError:
                 problem = f"{value!r} is not readable"
                 example = "0.5x0.625" if name == "crop" else "0.3 or 0.5:0.3"
                 raise InputError(where, problem, f"Write off, {example}") from None

@@ -16,7 +16,8 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 from torch import Tensor
 
-from train.portable import Pixels, decode_mask, decode_sample, to_device
+from train.device import send
+from train.portable import Pixels, decode_mask, decode_sample
 from train.split import Encoded, Rows, Split
 
 
@@ -61,7 +62,7 @@ def decode(
             if decoded.shape != mask.shape or images.shape[1] != split.size:
                 decode_sample(sample, split.size)
             mask[...] = decoded
-        yield images, to_device(masks, device)
+        yield images, send(torch.from_numpy(masks), device)
 
 
 @pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]

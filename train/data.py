@@ -11,15 +11,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from preprocess.check import dali_is_installed
 from preprocess.cores import usable_cores
 from preprocess.errors import InputError
+from train.config import LOADERS, require
+from train.device import send
 from train.split import Rows, Split
 
 _SHARE = 0.25  # of the memory that is free, for `auto`
@@ -46,14 +48,7 @@ class Batch:
 
 
 # (split, batches of sample numbers, device, threads) to images and masks as in `Batch`.
-Decode = Callable[
-    [Split, Sequence[Rows], torch.device, int], Iterator[tuple[Tensor, Tensor]]
-]  # fmt: skip
-
-
-def dali_is_installed() -> bool:
-    """Return whether NVIDIA DALI can be imported (there are wheels for Linux only)."""
-    return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
+Decode = Callable[[Split, Sequence[Rows], torch.device, int], Iterator[tuple[Tensor, Tensor]]]
 
 
 def resolve_loader(kind: str) -> str:
@@ -62,8 +57,9 @@ def resolve_loader(kind: str) -> str:
     Raises
     ------
     InputError
-        If DALI is asked for and missing.
+        If the name is unknown, or DALI is asked for and missing.
     """
+    require(kind in LOADERS, "--loader", f"is {kind!r}", ", ".join(LOADERS))
     if kind == "dali" and not dali_is_installed():
         remedy = "Install nvidia-dali-cuda120 (Linux only), or use --loader portable"
         raise InputError("--loader dali", "NVIDIA DALI is not installed", remedy)
@@ -135,13 +131,10 @@ class Loader:
     def _kept(self, order: Sequence[Rows], place: torch.device) -> Iterator[Batch]:
         store = self._store = self._store or self._filled(place)
         for rows in order:
-            index = torch.from_numpy(rows).to(place, non_blocking=True)
+            index = send(torch.from_numpy(rows), place)
             images, masks = (plane.index_select(0, index) for plane in store)
             if place != self.device:
-                images, masks = (
-                    plane.pin_memory().to(self.device, non_blocking=True)
-                    for plane in (images, masks)
-                )
+                images, masks = send(images, self.device), send(masks, self.device)
             yield Batch(images, masks, rows)
 
     def _filled(self, place: torch.device) -> tuple[Tensor, Tensor]:

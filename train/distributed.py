@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from preprocess.errors import InputError
+from train.device import resolve_device
 
 
 @dataclass(frozen=True)
@@ -88,34 +89,6 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
     yield processes, chosen
     # Not after an exception: the others may be waiting in a collective, and torchrun ends them.
     dist.destroy_process_group()
-
-
-def resolve_device(device: str, local_rank: int = 0) -> torch.device:
-    """Turn auto, cpu, cuda, cuda:N or mps into a device that exists.
-
-    Raises
-    ------
-    InputError
-        Where it does not.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise InputError("--device", f"is {device!r}", "Expected auto, cpu, cuda or mps") from None
-    if chosen.type == "cuda":
-        index = local_rank if chosen.index is None else chosen.index
-        if index >= torch.cuda.device_count():
-            problem = f"is {device!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices"
-            raise InputError("--device", problem, "Use --device cpu or auto")
-        torch.cuda.set_device(index)
-        return torch.device("cuda", index)
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("--device mps", "PyTorch has no Metal here", "Use --device cpu or auto")
-    if chosen.type not in {"cpu", "mps"}:
-        raise InputError("--device", f"is {device!r}", "Expected auto, cpu, cuda or mps")
-    return chosen
 
 
 def distribute(model: nn.Module, processes: Processes, device: torch.device) -> nn.Module:

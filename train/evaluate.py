@@ -12,15 +12,15 @@ from torch import nn
 from tqdm import tqdm
 
 from preprocess.errors import InputError
-from train.augment import augment
+from train.augment import plain
 from train.calibration import LogitHistogram, logit_counts
 from train.checkpoint import Checkpoint
 from train.data import Batch, Loader
+from train.device import amp_dtype, autocast
 from train.distributed import Processes, join_processes
 from train.loss import bce_dice
 from train.metrics import Metrics, image_iou, metrics_of, pixel_counts
 from train.split import Split
-from train.step import amp_dtype, autocast
 
 _BATCH = {"cuda": 256}  # large where it costs nothing; in a CPU's cache elsewhere
 _CPU_BATCH = 16
@@ -61,7 +61,7 @@ def evaluate(
     threshold
         Probability from which a pixel is an eye.
     amp
-        See `train.step.amp_dtype`.
+        See `train.device.amp_dtype`.
     processes
         The group that shares the work; counts are joined, so all get the same figures.
     """
@@ -70,7 +70,7 @@ def evaluate(
     pixels = torch.zeros((), dtype=torch.int64)
     started = time.perf_counter()
     for batch in batches:
-        images, masks = augment(batch.images, batch.masks, None, batch.images.shape[1:3])
+        images, masks = plain(batch.images, batch.masks)
         with autocast(images.device, amp_dtype(amp, images.device)):
             logits = model(images)
         counts.append(pixel_counts(logits, masks, threshold))
@@ -119,7 +119,7 @@ def calibrate(checkpoint: Checkpoint, loader: Loader, amp: str = "off") -> Check
     loader
         The val split.
     amp
-        See `train.step.amp_dtype`.
+        See `train.device.amp_dtype`.
     """
     if checkpoint.calibration:
         return checkpoint

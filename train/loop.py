@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from preprocess.errors import InputError
 from preprocess.manifest import Manifest, SplitRecord
-from train.augment import augment, draw
+from train.augment import augment, draw, plain
 from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file
 from train.config import AugmentConfig, TrainConfig
 from train.data import Batch, Loader, resolve_loader
@@ -221,8 +221,9 @@ class _View:
 
     def __init__(self, config: TrainConfig, split: Split, epoch: int, mine: slice) -> None:
         self._stage, self._split, self._mine = config.stage(epoch), split, mine
-        self._seed, self._whole = (config.seed, epoch), split.shuffled(
-            config.batch, config.seed, epoch
+        self._seed, self._whole = (
+            (config.seed, epoch),
+            split.shuffled(config.batch, config.seed, epoch),
         )
         self.order = list(self._whole[:, mine])
         crop = self._stage.crop
@@ -232,15 +233,14 @@ class _View:
 
     def __call__(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
         """Augment a batch; the numbers are drawn for the batch of all processes."""
-        numbers = None
-        if self._stage != AugmentConfig.off():
-            rows = self._whole[number]
-            eyes = np.zeros((len(rows), 2, 2), np.float32)
-            if self._by_eyes:
-                eyes = self._split.eyes(rows)
-            numbers = draw(self._stage, self._split.size, (*self._seed, number), eyes, self._shape)
-            numbers = numbers.rows(self._mine)
-        return augment(batch.images, batch.masks, numbers, self._shape)
+        if self._stage == AugmentConfig.off():
+            return plain(batch.images, batch.masks)
+        rows = self._whole[number]
+        eyes = np.zeros((len(rows), 2, 2), np.float32)
+        if self._by_eyes:
+            eyes = self._split.eyes(rows)
+        numbers = draw(self._stage, self._split.size, (*self._seed, number), eyes, self._shape)
+        return augment(batch.images, batch.masks, numbers.rows(self._mine), self._shape)
 
 
 class _Writer:

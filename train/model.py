@@ -150,9 +150,9 @@ class UNet(nn.Module):
             joined = torch.cat([self.up[level](features), skips[level]], dim=1)
             features = self.decoder[level](joined)
         # On CUDA a pixel shuffle leaves channels_last, and all of the fine branch would with it.
-        fine = self.shuffle(self.coarse(features)).contiguous(memory_format=torch.channels_last)
+        fine = self.shuffle(self.coarse(features)).to(memory_format=torch.channels_last)
         correction = self.head(self.merge(torch.cat([fine, self.detail(images)], dim=1)))
-        logits: Tensor = fine[:, :1] + correction
+        logits: Tensor = fine.narrow(1, 0, 1) + correction
         return logits
 
 

@@ -78,7 +78,7 @@ class Muon(torch.optim.Optimizer):
     # GradScaler hands over whether a gradient overflowed instead of reading it.
     _step_supports_amp_scaling = True
 
-    def __init__(self, filters: list[Tensor], transposed: list[Tensor], lr: Tensor) -> None:
+    def __init__(self, filters: list[Tensor], transposed: list[Tensor], lr: float) -> None:
         super().__init__([*filters, *transposed], {"lr": lr})
         self._transposed = [False] * len(filters) + [True] * len(transposed)
 
@@ -159,19 +159,14 @@ def build_optimizers(model: UNet, lr: float) -> list[torch.optim.Optimizer]:
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
 
-    def rate(peak: float) -> Tensor:
-        return torch.tensor(peak, device=device)
-
-    fused = {"fused": device.type in {"cpu", "cuda"}, "capturable": device.type == "cuda"}
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate(lr), **fused)]
-    if filters:
-        muon = Muon(banks[nn.Conv2d], banks[nn.ConvTranspose2d], rate(_MUON_RATE * lr))
-        optimizers.append(muon)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak"] = lr if optimizer is optimizers[0] else _MUON_RATE * lr
-            group["lr"] = rate(group["peak"])
-    return optimizers
+    adamw = torch.optim.AdamW(
+        groups, lr, fused=device.type in {"cpu", "cuda"}, capturable=device.type == "cuda"
+    )
+    muon = Muon(banks[nn.Conv2d], banks[nn.ConvTranspose2d], _MUON_RATE * lr)
+    for group in (*adamw.param_groups, *muon.param_groups):
+        group["peak"] = group["lr"]
+        group["lr"] = torch.tensor(group["peak"], device=device)
+    return [adamw, muon]
 
 
 def learning_rate(step: int, steps: int, warmup: int) -> float:

@@ -19,6 +19,7 @@ from torch import Tensor
 from preprocess.errors import InputError
 from preprocess.image import decode_rgb
 from preprocess.mask import decode_label
+from train.device import send
 from train.split import Encoded, Rows, Split
 
 _AHEAD = 2  # batches in the making besides the one that is handed out
@@ -42,7 +43,7 @@ def decode(
         images, masks, jobs = waiting.popleft()
         for job in jobs:
             job.result()
-        return to_device(images, device), to_device(masks, device)
+        return send(torch.from_numpy(images), device), send(torch.from_numpy(masks), device)
 
     with ThreadPoolExecutor(threads) as pool:
         for rows in batches:
@@ -83,11 +84,3 @@ def decode_mask(sample: Encoded) -> Pixels:
     """Decode the label map of a packed pair to a mask of 0 (no eye) and 255."""
     label = decode_label(sample.png, sample.name)
     return np.asarray(cv2.threshold(label, 0, 255, cv2.THRESH_BINARY)[1], np.uint8)
-
-
-def to_device(array: Pixels, device: torch.device) -> Tensor:
-    """Hand an array to a device; a GPU is not waited for."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)

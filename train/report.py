@@ -104,7 +104,7 @@ def _predictions(
     model: nn.Module, loader: Loader, threshold: float, rows: Rows
 ) -> list[tuple[str, Any, Any, Any]]:
     """Return (key, RGB, truth, prediction) of samples."""
-    found = []
+    found: list[tuple[str, Any, Any, Any]] = []
     for batch in loader.batches([rows[at : at + 16] for at in range(0, len(rows), 16)]):
         marked = model(batch.images.permute(0, 3, 1, 2)).float().sigmoid()[:, 0] >= threshold
         predicted = marked.byte().mul(255).cpu().numpy()
@@ -251,7 +251,7 @@ def compare(outputs: Sequence[Path], path: Path) -> str:
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Name nested settings by their path: augment.blur.strength."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")

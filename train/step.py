@@ -7,38 +7,19 @@ one launch instead of some thousand.
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from train.device import amp_dtype, autocast
 from train.distributed import Processes, distribute
 from train.loss import bce_dice
 from train.model import UNet
 from train.optimizer import Average, build_optimizers
 
-_CLIP = 1.0  # largest norm of the gradient: steps before the statistics settle are ten times that
+_CLIP = 1.0  # largest norm of the gradient: the first steps' are ten times that
 _EAGER = 3  # steps before a graph is captured: kernels, allocator and optimiser state come first
-
-
-def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    """Choose the type of automatic mixed precision; None computes in float32.
-
-    auto: bfloat16 if the GPU has it, else float16 with a gradient scaler; float32 on a CPU
-    (bfloat16 there is ten times slower without AMX) and on Metal.
-    """
-    if amp == "auto":
-        if device.type != "cuda":
-            return None
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float16
-    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
-
-
-def autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
-    """Return the context in which a network computes."""
-    return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
 class TrainStep:
@@ -65,9 +46,7 @@ class TrainStep:
         self.model, self.average = model, copy.deepcopy(model).eval()
         self._trained = distribute(model, processes, self.device)
         self.optimizers = build_optimizers(model, lr)
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=self.dtype is torch.float16
-        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
         self._ema = Average(self.average, model)
         self._decay = torch.zeros((), device=self.device)
         self._parameters = list(model.parameters())
@@ -102,7 +81,7 @@ class TrainStep:
         if self._calls > _EAGER:
             return self._replay(images, masks)
         # Beside the default stream: what autograd keeps of it could not be captured.
-        here, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
+        here, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         side.wait_stream(here)
         with torch.cuda.stream(side):
             loss = self._compute(images, masks)
@@ -143,11 +122,12 @@ class TrainStep:
 
     def state_dict(self) -> dict[str, Any]:
         """Return, copied to the host, what a run needs to go on."""
-        return to_host({
+        state: dict[str, Any] = to_host({
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
         })  # fmt: skip
+        return state
 
     def load_state_dict(self, state: dict[str, Any], average: dict[str, Tensor]) -> None:
         """Go on from what `state_dict` returned, and from averaged weights."""

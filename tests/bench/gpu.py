@@ -105,9 +105,10 @@ def loaders(root: Path, device: Any, batch: int, seconds: float, wait: Callable[
     """Measure the loader alone."""
     from train.batch import LoaderConfig
     from train.cache import SampleCache
-    from train.config import AugmentConfig, Crop, ModelConfig
     from train.loader import decoding_threads, open_loader, read_spec
     from train.order import SplitOrder
+
+    from train.config import AugmentConfig, Crop, ModelConfig
 
     spec = read_spec(root)
     order = SplitOrder.read(root, "train", batch, shuffle=True)
@@ -131,13 +132,13 @@ def models(device: Any, batches: list[int], seconds: float, wait: Callable[[], N
     import copy
 
     import torch
+    from train.schedule import update_average
 
     from train.config import Crop, ModelConfig
     from train.loop import amp_dtype
     from train.loss import bce_dice
     from train.model import UNet, to_channels_last
     from train.optimizer import build_optimizers
-    from train.schedule import update_average
 
     window = Crop().window(256, ModelConfig().stride)
     amp_type = amp_dtype("auto", device)

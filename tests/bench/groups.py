@@ -23,9 +23,9 @@ def main(data: Path | None, shards: Path, split: str, model: Path) -> None:
     """Print F1 and mean IoU of each group."""
     import numpy as np
     import torch
+    from train.decode import denormalise
 
     from preprocess.mask import eye_boxes
-    from train.decode import denormalise
     from train.evaluate import evaluate_checkpoint
     from train.metrics import image_iou, metrics_of, pixel_counts
 

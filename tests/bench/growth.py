@@ -197,12 +197,12 @@ def run_train(root: Path, steps: int) -> Figures:
 
     import torch
     from torch import nn
+    from train.schedule import ema_decay, update_average
 
     from train.config import TrainConfig
     from train.loss import bce_dice
     from train.model import UNet, to_channels_last
     from train.optimizer import build_optimizers
-    from train.schedule import ema_decay, update_average
 
     config, device = TrainConfig(root, root / "output"), torch.device("cpu")
     torch.manual_seed(config.seed)

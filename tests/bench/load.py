@@ -65,12 +65,12 @@ def contend(name: str, place: Path, least: float) -> Figures | None:
     tune_process()
     import torch
     from peers import measure
-
     from train.batch import LoaderConfig
     from train.cache import SampleCache
-    from train.config import AugmentConfig, TrainConfig
     from train.loader import decoding_threads, open_loader, read_spec
     from train.order import SplitOrder
+
+    from train.config import AugmentConfig, TrainConfig
 
     shards = place / "shards"
     training = TrainConfig(shards)

@@ -20,10 +20,8 @@ from preprocess.errors import InputError
 from preprocess.pack import PackConfig, pack
 from train.checkpoint import Checkpoint
 from train.config import ModelConfig
-from train.decode import InputSpec
 from train.evaluate import evaluate_checkpoint
-from train.model import UNet, flop_count, parameter_count
-from train.release import export, read_release
+from train.model import InputSpec, UNet, flop_count, parameter_count
 
 
 @pytest.fixture
@@ -41,8 +39,8 @@ def test_a_released_model_predicts_what_its_checkpoint_does(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     path = tmp_path / "eyes.safetensors"
-    digest = export(checkpoint, path)
-    again = read_release(path, digest)
+    digest = checkpoint.export(path)
+    again = Checkpoint.load_export(path, digest)
     assert again == replace(checkpoint, weights=again.weights, training={})
     square = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     before, after = (Predictor(c).predict(square, "whole").probability for c in (checkpoint, again))
@@ -51,18 +49,18 @@ def test_a_released_model_predicts_what_its_checkpoint_does(
 
 
 def test_equal_weights_give_equal_bytes(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    one, other = (export(checkpoint, tmp_path / f"{n}.safetensors") for n in "ab")
+    one, other = (checkpoint.export(tmp_path / f"{n}.safetensors") for n in "ab")
     assert one == other
 
 
 def test_changed_or_wrong_files_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "eyes.safetensors"
-    digest = export(checkpoint, path)
+    digest = checkpoint.export(path)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"eyes\.safetensors: differs from the checksum"):
-        read_release(path, digest)
+        Checkpoint.load_export(path, digest)
     path.write_bytes(data[:100])
     with pytest.raises(InputError, match="holds no weights of this program"):
         Checkpoint.load(path)
@@ -72,7 +70,7 @@ def test_changed_or_wrong_files_are_refused(checkpoint: Checkpoint, tmp_path: Pa
     with pytest.raises(InputError, match="does not exist"):
         Checkpoint.load(tmp_path / "no.safetensors")
     with pytest.raises(InputError, match=r"Expected \.safetensors"):
-        export(checkpoint, tmp_path / "eyes.pth")
+        checkpoint.export(tmp_path / "eyes.pth")
 
 
 def test_export_writes_file_and_checksum(face_model: Path, tmp_path: Path) -> None:
@@ -83,14 +81,14 @@ def test_export_writes_file_and_checksum(face_model: Path, tmp_path: Path) -> No
     digest, name = path.with_suffix(".sha256").read_text().split()
     assert name == path.name
     assert digest in done.stdout
-    read_release(path, digest)
+    Checkpoint.load_export(path, digest)
 
 
 def test_bundled_weights_are_whole_small_and_within_the_budget() -> None:
     checkpoint = load_bundled()
     assert PATH.stat().st_size <= 8_000_000
-    assert parameter_count(checkpoint.build()) <= 2_000_000
-    assert flop_count(checkpoint.build(), 256) <= 2_000_000_000
+    assert parameter_count(checkpoint.network()) <= 2_000_000
+    assert flop_count(checkpoint.network(), 256) <= 2_000_000_000
     assert checkpoint.spec.size == 256
     assert 0.05 < checkpoint.threshold < 0.95
     assert checkpoint.calibration["error"] <= checkpoint.calibration["error_before"]

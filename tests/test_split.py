@@ -1,0 +1,188 @@
+"""Order, keys, bytes and eyes of a split; what keeps start-up and memory the same for any size."""
+
+from __future__ import annotations
+
+import shutil
+import tracemalloc
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preprocess.errors import InputError
+from preprocess.manifest import Manifest
+from preprocess.shards import index_path, read_index, read_samples, write_shard
+from train.distributed import Processes
+from train.split import Split
+
+# Numbers 0 to 4, 5 to 8 and 9 to 11.
+SPLIT = Split("train", 64, ((Path("0.tar"), 5), (Path("5.tar"), 4), (Path("9.tar"), 3)))
+
+
+@pytest.fixture
+def copy(pack_root: Path, tmp_path: Path) -> Path:
+    """Return a pack that the test may damage."""
+    return Path(shutil.copytree(pack_root, tmp_path / "pack"))
+
+
+def shards(root: Path) -> list[Path]:
+    return [root / shard.name for shard in Manifest.load(root).split("train").shards]
+
+
+def everything(split: Split) -> np.ndarray:
+    return np.arange(split.samples, dtype=np.int32)
+
+
+@pytest.mark.parametrize(
+    ("batch", "seed", "epoch", "batches"),
+    [
+        (4, 0, 0, ["11 9 10 2", "1 0 4 3", "7 5 6 8"]),
+        (4, 0, 7, ["3 2 4 0", "1 9 10 11", "6 5 8 7"]),
+        (4, 3, 7, ["4 2 1 0", "3 7 8 5", "6 11 9 10"]),
+        (5, 0, 1, ["10 9 11 8 6", "7 5 3 0 1"]),
+    ],
+)
+def test_the_order_of_a_seed_never_changes(
+    batch: int, seed: int, epoch: int, batches: list[str]
+) -> None:
+    """Figures of the first version: runs of then go on alike."""
+    found = SPLIT.shuffled(batch, seed, epoch).tolist()
+    assert found == [[int(number) for number in row.split()] for row in batches]
+
+
+def test_training_leaves_out_the_incomplete_batch_only(pack_root: Path) -> None:
+    split = Split.open(pack_root, "train")
+    order = split.shuffled(6, 0, 0)
+    assert order.shape == (split.steps(6), 6) == (3, 6)
+    assert set(Counter(order.ravel().tolist()).values()) == {1}
+    assert sorted(split.shuffled(20, 0, 0).ravel().tolist()) == list(range(20))
+
+
+def test_evaluation_shows_each_sample_once_whatever_batch_and_processes() -> None:
+    for batch in (1, 5, 12, 100):
+        for world in (1, 2, 5, 20):
+            parts = [SPLIT.in_order(batch, rank, world) for rank in range(world)]
+            rows = [row for part in parts for rows in part for row in rows.tolist()]
+            assert rows == list(range(12))
+            assert max(len(rows) for part in parts for rows in part) <= batch
+
+
+def test_processes_share_a_batch_evenly_or_not_at_all() -> None:
+    order = SPLIT.shuffled(6, 0, 0)
+    parts = [order[:, Processes(rank, 3).share(6)] for rank in range(3)]
+    assert np.array_equal(np.concatenate(parts, axis=1), order)
+    with pytest.raises(InputError, match="cannot be shared by 4"):
+        Processes(0, 4).share(6)
+    with pytest.raises(InputError, match="--batch: is 64"):
+        SPLIT.steps(64)
+
+
+def test_an_epoch_of_100_000_samples_is_four_bytes_each() -> None:
+    split = Split("train", 64, tuple((Path(f"{number}.tar"), 1000) for number in range(100)))
+    split.shuffled(16, 0, 0)
+    tracemalloc.start()
+    try:
+        order = split.shuffled(16, 0, 0)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert order.shape == (6_250, 16)
+    assert kept < 600_000, "the rows take 400,000"
+    assert peak < 2_000_000
+
+
+def test_keys_and_bytes_are_those_of_the_shards(pack_root: Path) -> None:
+    split = Split.open(pack_root, "train")
+    packed = [pair for shard in shards(pack_root) for pair in read_samples(shard)]
+    rows = everything(split)[::-1]
+    assert split.keys(rows) == [key for key, _ in packed][::-1]
+    for sample, (key, parts) in zip(split.read(rows), packed[::-1], strict=True):
+        assert (sample.jpg, sample.png) == (parts["jpg"], parts["png"])
+        assert sample.name.endswith(f"sample {key}")
+
+
+def test_eyes_are_those_of_the_label_maps(pack_root: Path) -> None:
+    from preprocess.mask import decode_label, eye_centres
+
+    split = Split.open(pack_root, "train")
+    seen = 0
+    for sample, eyes in zip(
+        split.read(everything(split)), split.eyes(everything(split)), strict=True
+    ):
+        found = eye_centres(decode_label(sample.png, sample.name))
+        seen += len(found) == 2
+        if found:
+            np.testing.assert_allclose(eyes, [found[0], found[-1]], atol=0.06)
+        else:
+            usual = np.array([[0.37, 0.48], [0.63, 0.48]]) * split.size
+            np.testing.assert_allclose(eyes, usual, atol=1e-3)
+    assert seen > 10
+
+
+def test_the_first_batch_needs_no_later_shard(copy: Path) -> None:
+    first, *later = shards(copy)
+    for shard in later:
+        shard.write_bytes(bytes(shard.stat().st_size))
+    split = Split.open(copy, "train")
+    assert len(list(split.read(np.arange(8, dtype=np.int32)))) == 8
+    assert split.eyes(np.arange(8, dtype=np.int32)).shape == (8, 2, 2)
+    with pytest.raises(InputError, match=later[0].name):
+        list(split.read(everything(split)))
+
+
+def test_mask_and_photograph_are_joined_by_the_key_in_the_tar(copy: Path) -> None:
+    """An index that swaps two masks, or that misnames one, is refused."""
+    shard = shards(copy)[0]
+    head, *lines = index_path(shard).read_text().splitlines()
+    one, other = (line.split() for line in lines[:2])
+    mixed = [" ".join(one[:-4] + other[-4:]), " ".join(other[:-4] + one[-4:])]
+    index_path(shard).write_text("\n".join([head, *mixed, *lines[2:], ""]))
+    with pytest.raises(InputError, match=f"{shard.name}: has .* where its index has"):
+        list(Split.open(copy, "train").read(np.arange(2, dtype=np.int32)))
+    moved = [" ".join([*one[:3], other[3], *one[4:]])]
+    index_path(shard).write_text("\n".join([head, *moved, *lines[1:], ""]))
+    with pytest.raises(InputError, match="where its index has"):
+        list(Split.open(copy, "train").read(np.arange(1, dtype=np.int32)))
+
+
+def test_stale_and_damaged_indexes_are_refused(copy: Path) -> None:
+    index = index_path(shards(copy)[1])
+    head, *lines = index.read_text().splitlines()
+    index.write_text("\n".join([head, *lines[:3], "jpg five 9 x.jpg", *lines[4:], ""]))
+    with pytest.raises(InputError, match=f"{index.name}: is no DALI index"):
+        list(Split.open(copy, "train").read(np.arange(20, dtype=np.int32)))
+    index.write_text("\n".join([f"v1.2 {len(lines) - 1}", *lines[1:], ""]))
+    with pytest.raises(InputError, match="differs from the manifest"):
+        Split.open(copy, "train")
+    with pytest.raises(InputError, match="does not exist"):
+        Split.open(copy / "nowhere", "train")
+
+
+def rewrite(root: Path, change: dict[str, bytes | None]) -> str:
+    """Write the first train shard anew, its fourth sample changed; return that sample's key."""
+    shard = shards(root)[0]
+    samples = list(read_samples(shard))
+    key, parts = samples[3]
+    samples[3] = key, {n: v for n, v in (parts | change).items() if v is not None}
+    record = write_shard(root, shard.relative_to(root).as_posix(), samples)
+    manifest = Manifest.load(root)
+    train = manifest.split("train")
+    train = replace(train, shards=(record, *train.shards[1:]))
+    replace(manifest, splits=manifest.splits | {"train": train}).save(root)
+    return key
+
+
+@pytest.mark.parametrize("part", ["jpg", "png"])
+def test_a_missing_component_is_an_error(copy: Path, part: str) -> None:
+    key = rewrite(copy, {part: None})
+    assert key in [entry.key for entry in read_index(shards(copy)[0])]
+    with pytest.raises(InputError, match=f"'{key}' has no {part}"):
+        list(Split.open(copy, "train").read(np.arange(4, dtype=np.int32)))
+
+
+def test_a_sample_without_eyes_in_its_metadata_is_an_error(copy: Path) -> None:
+    rewrite(copy, {"json": b"{}"})
+    with pytest.raises(InputError, match="does not say where its eyes are.*crop=off"):
+        Split.open(copy, "train").eyes(np.arange(1, dtype=np.int32))

@@ -1,0 +1,223 @@
+"""What a CUDA device will be asked to do, proved without one.
+
+A step must not wait for the device, must keep channels_last, and must not take more launches than
+the bound below; bfloat16 and float16 with a scaler must learn. `tests/test_gpu.py` shows the same
+on a device.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from train.augment import augment, draw
+from train.calibration import logit_counts
+from train.config import AugmentConfig, ModelConfig
+from train.metrics import pixel_counts
+from train.model import UNet, to_channels_last
+from train.step import TrainStep
+
+SMALL = ModelConfig(width=8, depth=2)
+
+
+def batch(count: int = 4, side: int = 64) -> tuple[Tensor, Tensor]:
+    """Return noise with bright blobs, and where they are."""
+    generator = torch.Generator().manual_seed(0)
+    images = 40 + 60 * torch.rand((count, 3, side, side), generator=generator)
+    masks = torch.zeros(count, 1, side, side)
+    for row in range(count):
+        y, x = (4 + 6 * row) % (side - 12), (8 + 11 * row) % (side - 20)
+        masks[row, :, y : y + 8, x : x + 16] = 1
+    images = images + 90 * masks
+    return images.contiguous(memory_format=torch.channels_last), masks
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that a device would be asked for: all but views and allocations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # noqa: E501
+        name = function.name().removeprefix("aten::").split(".")[0]
+        if not (function.is_view or name in {"_unsafe_view", "detach"} or "empty" in name):
+            self.counts[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_takes_few_launches() -> None:
+    """1,700 before; Muon alone took 1,270 of them."""
+    torch.manual_seed(0)
+    step = TrainStep(to_channels_last(UNet()), 5e-3)
+    images, masks = batch()
+    step(images, masks, 1.0, 0.5)
+    with Launches() as whole:
+        step(images, masks, 1.0, 0.5)
+    with Launches() as muon:
+        step.optimizers[1].step()
+    with Launches() as average:
+        step._ema.update(torch.tensor(0.9))
+    assert sum(muon.counts.values()) <= 234
+    assert sum(average.counts.values()) <= 30
+    assert sum(whole.counts.values()) <= 700, whole.counts.most_common(12)
+
+
+def test_the_augmentation_takes_few_launches_whatever_the_batch() -> None:
+    counts = []
+    for count in (16, 256):
+        eyes = np.tile(np.array([[20.0, 24.0], [44.0, 24.0]], np.float32), (count, 1, 1))
+        numbers = draw(AugmentConfig(), 64, (0, 0, 0), eyes, (32, 48))
+        assert min(map(np.any, (numbers.hidden, numbers.blurred, numbers.noisy,
+                                numbers.compressed)))  # fmt: skip
+        images = torch.zeros(count, 64, 64, 3, dtype=torch.uint8)
+        with Launches() as launches:
+            augment(images, images[..., 0], numbers, (32, 48))
+        counts.append(sum(launches.counts.values()))
+    assert counts[0] == counts[1] <= 160
+
+
+class NoReading(TorchDispatchMode):
+    """Raises at whatever makes the host wait: reading a value, or a shape that depends on one."""
+
+    READS = frozenset({"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select",
+                       "bincount", "_unique2", "histc"})  # fmt: skip
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # noqa: E501
+        name = function.name().removeprefix("aten::").split(".")[0]
+        by_mask = name == "index" and any(
+            index is not None and index.dtype is torch.bool for index in args[1]
+        )
+        assert name not in self.READS, f"{name}: the host waits for the device"
+        assert not by_mask, "index by a mask: the host waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def no_reading(monkeypatch: pytest.MonkeyPatch) -> NoReading:
+    """Make every way in which Python reads a tensor's values an error, `.cpu()` among them."""
+
+    def read(self: Tensor, *_: object, **__: object) -> None:
+        raise AssertionError("the host waits for the device")
+
+    for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(Tensor, name, read)
+    return NoReading()
+
+
+@pytest.mark.parametrize(
+    "read",
+    ["float(loss)", "bool(loss > 0)", "loss.item()", "loss.cpu()", "masks[masks > 0]",
+     "torch.bincount(masks.long().flatten())"],
+)  # fmt: skip
+def test_reading_is_noticed(no_reading: NoReading, read: str) -> None:
+    loss, masks = torch.tensor(1.0), torch.ones(2, 2)
+    with no_reading, pytest.raises(AssertionError, match="waits for the device"):
+        eval(read, {"loss": loss, "masks": masks, "torch": torch})
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_a_step_never_waits_for_the_device(no_reading: NoReading, amp: str) -> None:
+    step = TrainStep(to_channels_last(UNet(SMALL)), 5e-3, amp)
+    images, masks = batch()
+    with no_reading:
+        for _ in range(2):
+            step(images, masks, 1.0, 0.5)
+
+
+def test_augmentation_and_counting_never_wait_for_the_device(no_reading: NoReading) -> None:
+    eyes = np.tile(np.array([[20.0, 24.0], [44.0, 24.0]], np.float32), (16, 1, 1))
+    numbers = draw(AugmentConfig(), 64, (0, 0, 0), eyes, (32, 48))
+    images = torch.zeros(16, 64, 64, 3, dtype=torch.uint8)
+    with no_reading:
+        pictures, masks = augment(images, images[..., 0], numbers, (32, 48))
+        logits = pictures[:, :1] - 128
+        assert pixel_counts(logits, masks).shape == (16, 4)
+        assert logit_counts(logits, masks).shape == (2, 4000)
+
+
+def test_every_layer_stays_channels_last_after_a_shuffle_that_does_not() -> None:
+    """CUDA's pixel shuffle returns rows of planes: what follows must come back."""
+
+    class Shuffle(nn.PixelShuffle):
+        def forward(self, features: Tensor) -> Tensor:
+            return super().forward(features).contiguous()
+
+    model = to_channels_last(UNet(SMALL))
+    model.shuffle = Shuffle(2)
+    left: list[str] = []
+
+    def watch(name: str, values: list[Tensor]) -> None:
+        if not all(v.is_contiguous(memory_format=torch.channels_last) for v in values):
+            left.append(name)
+
+    for name, module in model.named_modules():
+        if not list(module.children()) and name != "shuffle":
+            module.register_forward_hook(
+                lambda _, given, out, name=name: watch(name, [given[0], out])
+            )
+    model(batch()[0])
+    assert left == []
+
+
+def test_bytes_reach_the_network_without_a_copy() -> None:
+    pixels = torch.randint(0, 255, (2, 64, 64, 3), dtype=torch.uint8)
+    view = pixels.permute(0, 3, 1, 2)
+    assert view.data_ptr() == pixels.data_ptr()
+    model = to_channels_last(UNet(SMALL)).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(model(view), model(view.float()))
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_every_precision_learns(amp: str) -> None:
+    torch.manual_seed(0)
+    step = TrainStep(to_channels_last(UNet(SMALL)), 5e-3, amp)
+    images, masks = batch()
+    losses = [float(step(images, masks, 1.0, 0.9)) for _ in range(40)]
+    assert losses[-1] < 0.25 * losses[0]
+    with torch.inference_mode():
+        hit, false, missed, _ = pixel_counts(step.model.eval()(images), masks).sum(dim=0).tolist()
+    assert 2 * hit / (2 * hit + false + missed) > 0.9
+    assert all(p.dtype is torch.float32 for p in step.model.parameters())
+
+
+def test_a_gradient_that_overflows_moves_nothing_and_lowers_the_scale() -> None:
+    torch.manual_seed(0)
+    step = TrainStep(to_channels_last(UNet(SMALL)), 5e-3, "fp16")
+    images, masks = batch()
+    step(images, masks, 1.0, 0.9)
+    before = [p.detach().clone() for p in step.model.parameters()]
+    momenta = [s["momentum"].clone() for s in step.optimizers[1].state.values()]
+    scale = step.scaler.get_scale()
+    step(images * float("inf"), masks, 1.0, 0.9)
+    assert step.scaler.get_scale() == scale / 2
+    for p, old in zip(step.model.parameters(), before, strict=True):
+        assert torch.equal(p, old)
+    for state, old in zip(step.optimizers[1].state.values(), momenta, strict=True):
+        assert torch.isfinite(state["momentum"]).all()
+        torch.testing.assert_close(state["momentum"], 0.95 * old)
+
+
+def test_state_comes_back_whole() -> None:
+    images, masks = batch()
+    torch.manual_seed(0)
+    step, again = (TrainStep(to_channels_last(UNet(SMALL)), 5e-3, "fp16") for _ in range(2))
+    for _ in range(3):
+        step(images, masks, 0.7, 0.9)
+    again.load_state_dict(step.state_dict(), step.average.state_dict())
+    for _ in range(2):
+        assert torch.equal(step(images, masks, 0.5, 0.9), again(images, masks, 0.5, 0.9))
+    for one, other in zip(step.average.state_dict().values(), again.average.state_dict().values(),
+                          strict=True):  # fmt: skip
+        assert torch.equal(one, other)

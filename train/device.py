@@ -1,0 +1,65 @@
+"""The device that computes: which one, in which precision, and how numbers get there."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preprocess.errors import InputError
+
+
+def resolve_device(device: str, local_rank: int = 0) -> torch.device:
+    """Turn auto, cpu, cuda, cuda:N or mps into a device that exists.
+
+    Raises
+    ------
+    InputError
+        If it does not.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError("--device", f"is {device!r}", "Expected auto, cpu, cuda or mps") from None
+    if chosen.type == "cuda":
+        index = local_rank if chosen.index is None else chosen.index
+        if index >= torch.cuda.device_count():
+            problem = f"is {device!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices"
+            raise InputError("--device", problem, "Use --device cpu or auto")
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("--device mps", "PyTorch has no Metal here", "Use --device cpu or auto")
+    if chosen.type not in {"cpu", "mps"}:
+        raise InputError("--device", f"is {device!r}", "Expected auto, cpu, cuda or mps")
+    return chosen
+
+
+def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    """Choose the type of automatic mixed precision; None computes in float32.
+
+    auto: bfloat16 if the GPU has it, else float16 with a gradient scaler; float32 on a CPU
+    (bfloat16 there is ten times slower without AMX) and on Metal.
+    """
+    if amp == "auto":
+        if device.type != "cuda":
+            return None
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
+    """Return the context in which a network computes."""
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Hand a tensor of the host to a device, which is not waited for."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
