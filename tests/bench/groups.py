@@ -23,23 +23,23 @@ def main(data: Path | None, shards: Path, split: str, model: Path) -> None:
     """Print F1 and mean IoU of each group."""
     import numpy as np
     import torch
-    from train.decode import denormalise
 
     from preprocess.mask import eye_boxes
-    from train.evaluate import evaluate_checkpoint
+    from train.augment import plain
+    from train.evaluate import evaluate_checkpoint, in_order
     from train.metrics import image_iou, metrics_of, pixel_counts
 
     run = evaluate_checkpoint(model, shards, split)
     glasses = {p.name[:5] for p in data.rglob("*_eye_g.png")} if data else set()
     counts, rows = [], []
     with torch.inference_mode():
-        for batch in run.loader.epoch(0):
-            logits = run.model(batch.images)
-            counts.append(pixel_counts(logits, batch.masks, run.checkpoint.threshold))
-            masks = (batch.masks[:, 0].cpu().numpy() > 0).astype(np.uint8) * 255
+        for batch in in_order(run.loader):
+            images, truth = plain(batch.images, batch.masks)
+            counts.append(pixel_counts(run.model(images), truth, run.checkpoint.threshold))
             for key, rgb, mask in zip(
-                batch.keys, denormalise(batch.images, run.checkpoint.spec), masks, strict=True
-            ):
+                run.loader.split.keys(batch.rows), batch.images.cpu().numpy(),
+                batch.masks.cpu().numpy(), strict=True,
+            ):  # fmt: skip
                 boxes = eye_boxes(mask)
                 around = rgb[mask.any(axis=1)] if boxes else rgb
                 rows.append({

@@ -8,6 +8,7 @@ numbers, in the official layout. Every measurement is a process of its own; size
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -131,18 +132,6 @@ def run_pack(source: Path, out: Path) -> Figures:
     }  # fmt: skip
 
 
-def open_train(root: Path, loader: str) -> Any:
-    """Open the train split as `train.loop` does."""
-    import torch
-
-    from train.config import TrainConfig
-    from train.distributed import Processes
-    from train.loop import _open
-
-    config = TrainConfig(root, root / "output", batch=BATCH, loader=loader)
-    return _open(config, config.stage(0), "train", Processes(), torch.device("cpu"))
-
-
 def run_load(root: Path, loader: str, take: int) -> Figures:
     """Load `take` samples as training does, through as many epochs as that needs."""
     begun = time.perf_counter()
@@ -151,29 +140,36 @@ def run_load(root: Path, loader: str, take: int) -> Figures:
     tune_process()
     import torch
 
-    if loader == "dali":
-        import train.dali_loader
-    else:
-        import train.portable_loader
     import train.loop  # noqa: F401
+    from train.data import Loader, decoder
+    from train.split import Split
 
+    decoder(loader)
     torch.set_num_threads(1)
     imported, cpu = time.perf_counter(), time.process_time()
     with watched() as peak:
-        opened = open_train(root, loader)
-        batches = opened.epoch(0)
+        split = Split.open(root, "train")
+        opened = Loader(split, torch.device("cpu"), loader)
+
+        def epoch(number: int) -> Any:
+            order = list(split.shuffled(BATCH, 0, number))
+            for rows, batch in zip(order, opened.batches(order), strict=True):
+                split.eyes(rows)  # as training asks for them
+                yield batch
+
+        batches = epoch(0)
         next(batches)
         started, cpu_start = time.perf_counter(), time.process_time()
         at_start = pss([os.getpid()])
-        seen, epoch, began = BATCH, 0, time.perf_counter()
+        seen, number, began = BATCH, 0, time.perf_counter()
         while seen - BATCH < take:
             for batch in batches:
-                seen += len(batch.keys)
+                seen += len(batch.rows)
                 if seen - BATCH >= take:
                     break
             else:
-                epoch += 1
-                batches = opened.epoch(epoch)
+                number += 1
+                batches = epoch(number)
         ended, cpu_end = time.perf_counter(), time.process_time()
         highest = peak()
         batches.close()
@@ -193,45 +189,38 @@ def run_train(root: Path, steps: int) -> Figures:
     from preprocess.tuning import tune_process
 
     tune_process()
-    import copy
-
     import torch
-    from torch import nn
-    from train.schedule import ema_decay, update_average
 
     from train.config import TrainConfig
-    from train.loss import bce_dice
+    from train.data import Loader
+    from train.distributed import Processes
+    from train.loop import _View
     from train.model import UNet, to_channels_last
-    from train.optimizer import build_optimizers
+    from train.split import Split
+    from train.step import TrainStep
 
-    config, device = TrainConfig(root, root / "output"), torch.device("cpu")
+    config = TrainConfig(root, root / "output", batch=BATCH)
     torch.manual_seed(config.seed)
-    model = to_channels_last(UNet(config.model), device)
-    average = copy.deepcopy(model).eval()
-    optimizers = build_optimizers(
-        model, muon_lr=config.muon_lr, lr=config.lr, weight_decay=config.weight_decay
-    )
-    model.train()
-    warm, waited, epoch = 4, 0.0, 0
+    step = TrainStep(to_channels_last(UNet(config.model)), config.lr)
+    warm, waited = 4, 0.0
     with watched() as peak:
-        loader = open_train(root, "auto")
-        batches = loader.epoch(epoch)
-        for step in range(warm + steps):
-            if step == warm:
+        split = Split.open(root, "train")
+        loader = Loader(split, torch.device("cpu"))
+
+        def shown() -> Any:
+            for epoch in itertools.count():
+                view = _View(config, split, epoch, Processes().share(BATCH))
+                for number, batch in enumerate(loader.batches(view.order)):
+                    yield view(batch, number)
+
+        batches = shown()
+        for number in range(warm + steps):
+            if number == warm:
                 began, waited = time.perf_counter(), 0.0
             asked = time.perf_counter()
-            batch = next(batches, None)
-            if batch is None:
-                epoch += 1
-                batches = loader.epoch(epoch)
-                batch = next(batches)
+            images, masks = next(batches)
             waited += time.perf_counter() - asked
-            bce_dice(model(batch.images), batch.masks).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip or 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
-            model.zero_grad(set_to_none=True)
-            update_average(average, model, ema_decay(step, config.ema))
+            step(images, masks, 1.0, 0.998)
         seconds = time.perf_counter() - began
         highest = peak()
         batches.close()

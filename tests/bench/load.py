@@ -1,19 +1,18 @@
-"""Loading: shard to normalised float batch, this project against its peers, in images a second.
+"""Loading: shard to batch of bytes, this project against its peers, in images a second.
 
     python tests/bench/load.py --rounds 3 [--data ../shared/data/CelebAMask-HQ]
 
 First every peer tries its settings once (workers, decoder, malloc) and keeps the fastest; then all
-run in interleaved rounds, in fresh processes, on the same pixels, all shuffled, none augmented but
-the four of ours that say so.
+run in interleaved rounds, in fresh processes, on the same pixels, all shuffled, none augmented.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,37 +23,36 @@ import photographs
 from contest import Contender, Figures
 from loaders import PEERS, Peer, peers
 
+FAST = "decoding alone, fast DCT"
 BATCH, SIZE, TIMES = 16, 256, 8  # each photograph is packed under so many keys
-TIMES_PLAIN, AUGMENTED = 15.0, 0.7
+TIMES_PLAIN = 10.0
 PACKAGES = ("torch", "nvidia-dali-cuda120", "webdataset", "simplejpeg", "numpy")
 PEER_PACKAGES = (
     "torch", "pillow", "simplejpeg", "opencv-python", "webdataset", "litdata",
-    "mosaicml-streaming", "ffcv", "nvidia-dali-cuda120", "numpy",
+    "mosaicml-streaming", "ffcv", "spdl", "nvidia-dali-cuda120", "numpy",
 )  # fmt: skip
 OURS = {
-    "ours, DALI": "train.dali_loader",
-    "ours, portable": "train.portable_loader",
-    "ours, DALI, kept decoded": "the same, from the second epoch on, as in training where they fit",
-    "ours, portable, kept decoded": "the same, from the second epoch on",
-    "ours, DALI, augmented": "the same, every augmentation, whole pictures",
-    "ours, portable, augmented": "the same, every augmentation, whole pictures",
-    "ours, DALI, augmented crops": "the same, every augmentation, crops as in training",
-    "ours, portable, augmented crops": "the same, every augmentation, crops as in training",
+    "ours, DALI": "`train.dali`, every epoch decoded",
+    "ours, portable": "`train.portable`, every epoch decoded",
+    "ours, kept decoded": "`train.data`: from the second epoch on, as in training if they fit",
+    "decoding alone": "`decode_sample` on bytes in memory, no batch made: the ceiling",
 }
 
 TEXT = """
-From packed shard to normalised float32 batch of 16 (N x 3 x 256 x 256, and masks), whole shuffled
-epochs after one to warm up, images a second; the page cache holds the data. Every peer but the
-plain Dataset stores the very JPEG bytes that our shards hold, and the PNG bytes too, in its own
+From packed shard to a batch of 16 as it goes to the device: bytes, 256 x 256 x 3 and a mask, whole
+shuffled epochs after one to warm up, images a second; the page cache holds the data. Every peer but
+the plain Dataset stores the very JPEG bytes that our shards hold, and the PNG bytes too, in its own
 format (FFCV has no PNG: its masks are grey JPEGs; it decodes with libjpeg-turbo's fast, less exact
-DCT, the others with the exact one). LitData and MosaicML Streaming store bytes, and
-what decodes them is the fastest that we know (simplejpeg for JPEG, OpenCV for PNG). Peers run in an
-environment of their own (`tests/bench/requirements.txt`), each at the fastest of the settings in
-the second table, tried at the start of the run; "memory kept" is what `preprocess.tuning` asks of
-malloc, given through the environment. In the first epoch every contender's pixels and masks are
-summed, and the run ends where the sums disagree. "Kept decoded" is what training does from the
-second epoch on where the samples take at most a quarter of the free memory (4 bytes a pixel); its
-bytes on disk are the same. CPU only: with a GPU the order may be another.
+DCT, the others with the exact one; it has no setting). LitData, MosaicML Streaming and SPDL
+leave decoding to the user, and what decodes is the fastest that we know (simplejpeg for JPEG,
+OpenCV for PNG). Peers run in an environment of their own (`tests/bench/requirements.txt`), each at
+the fastest of the settings in the second table, tried at the start of the run; "memory kept" is what
+`preprocess.tuning` asks of malloc, given through the environment. In the first epoch every
+contender's pixels and masks are summed, and the run ends if the sums disagree. The ceiling is
+decoding alone: all cores decode bytes that are in memory already and drop the pixels. "Exact" is
+the fast DCT's advantage taken out: decoding alone with it, over decoding alone without. "Kept
+decoded" is what training does from the second epoch on if the samples take at most a quarter of the
+free memory; its bytes on disk are the same. CPU only.
 """
 
 
@@ -63,40 +61,39 @@ def contend(name: str, place: Path, least: float) -> Figures | None:
     from preprocess.tuning import tune_process
 
     tune_process()
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
     import torch
     from peers import measure
-    from train.batch import LoaderConfig
-    from train.cache import SampleCache
-    from train.loader import decoding_threads, open_loader, read_spec
-    from train.order import SplitOrder
 
-    from train.config import AugmentConfig, TrainConfig
+    from train.data import Loader, decoding_threads
+    from train.portable import decode_sample
+    from train.split import Split
 
-    shards = place / "shards"
-    training = TrainConfig(shards)
-    augment, window = AugmentConfig.off(), None
-    if "augmented" in name:
-        augment = training.augment
-    if "crops" in name and training.crop:
-        window = training.crop.window(SIZE, training.model.stride)
-    order = SplitOrder.read(shards, "train", BATCH, shuffle=True)
-    config = LoaderConfig(
-        order, read_spec(shards), augment, torch.device("cpu"), decoding_threads(None), window
-    )
-    if "kept decoded" in name:
-        cache = SampleCache(order.samples, SIZE)
-        config = dataclasses.replace(config, cache=cache)
-    if name.startswith("stages"):
-        import stages
+    split = Split.open(place / "shards", "train")
+    if name.startswith("decoding alone"):
+        samples = list(split.read(np.arange(split.samples, dtype=np.int32)))
+        if "fast DCT" in name:
+            import simplejpeg
 
-        return (stages.dali_stages if "DALI" in name else stages.portable_stages)(config)
-    loader = open_loader(config, "dali" if "DALI" in name else "portable")
-    height, width = (window.height, window.width) if window else (SIZE, SIZE)
+            from train import portable
+
+            portable.decode_rgb = lambda jpg, _: simplejpeg.decode_jpeg(jpg, "RGB", fastdct=True)
+        pictures, started = 0, time.perf_counter()
+        with ThreadPoolExecutor(decoding_threads()) as pool:
+            while time.perf_counter() - started < least:
+                for _ in pool.map(lambda s: decode_sample(s, SIZE) and None, samples):
+                    pictures += 1
+        return {"images": pictures / (time.perf_counter() - started)}
+    kind, cache = "dali" if "DALI" in name else "portable", "64" if "kept" in name else "off"
+    loader = Loader(split, torch.device("cpu"), kind, cache)
 
     def epoch(number: int) -> Any:
-        return ((batch.images, batch.masks) for batch in loader.epoch(number))
+        order = list(split.shuffled(BATCH, 0, number))
+        return ((batch.images, batch.masks) for batch in loader.batches(order))
 
-    measure.measure(epoch, least, (3, height, width))
+    measure.measure(epoch, least)
     return None
 
 
@@ -160,7 +157,7 @@ def check_agreement(results: dict[str, list[Figures]], samples: int, count: int)
     """End the contest where a contender delivers other pixels or masks, or too few of them."""
     wanted = results["ours, DALI"][0]
     for name, rows in results.items():
-        if "augmented" in name:
+        if name.startswith("decoding alone"):
             continue
         found, whole = rows[0], count if name == "plain Dataset" else samples
         # The original's own resize differs a little, and so do masks that were JPEGs.
@@ -178,18 +175,12 @@ def median_ratio(results: dict[str, list[Figures]], one: str, other: str) -> flo
 
 def bars(results: dict[str, list[Figures]], entrants: list[Peer]) -> list[str]:
     """Hold the results against what was promised."""
-    lines = [
-        contest.bar(f"ours, DALI, against {peer.name}",
-                    median_ratio(results, "ours, DALI", peer.name),
+    return [
+        contest.bar(f"ours, {kind}, against {peer.name}",
+                    median_ratio(results, f"ours, {kind}", peer.name),
                     TIMES_PLAIN if peer.name == "plain Dataset" else 1.0)
-        for peer in entrants
+        for kind in ("DALI", "portable") for peer in entrants
     ]  # fmt: skip
-    for kind in ("DALI", "portable"):
-        for form in ("augmented", "augmented crops"):
-            share = median_ratio(results, f"ours, {kind}, {form}", f"ours, {kind}")
-            label = f"ours, {kind}, {form}, share of without"
-            lines.append(contest.bar(label, share, AUGMENTED, ""))
-    return lines
 
 
 def measure_set(
@@ -209,11 +200,13 @@ def measure_set(
     contenders = [
         *(peer.contenders(python, place, least)[best[peer.name]] for peer in entrants),
         *(own(name, place, least) for name in OURS),
-        *(own(f"stages, {kind}", place, least) for kind in ("DALI", "portable")),
+        own(FAST, place, least),
     ]
     results = contest.run_rounds(contenders, options["rounds"])
-    spent = {kind: results.pop(f"stages, {kind}") for kind in ("DALI", "portable")}
+    fast = results.pop(FAST)
     check_agreement(results, count * TIMES, count)
+    exact = contest.ratios(fast, results["decoding alone"], "images")
+    facts["decoding alone with the fast DCT"] = f"{contest.spread(exact)} times the exact one"
     stored = {peer.name: peer.stored for peer in entrants}
     samples = {"originals": count}
     sizes = {
@@ -227,8 +220,9 @@ def measure_set(
             best.get(who.name, f"{usable_cores()} cores, tuned as in training"),
             sizes[stored.get(who.name, "shards")],
             contest.spread((row["images"] for row in results[who.name]), 0),
-            contest.spread(contest.ratios(results["ours, DALI"], results[who.name], "images"),
-                           unit="x"),
+            contest.spread(contest.ratios(results[who.name], results["decoding alone"], "images")),
+            *(contest.spread(contest.ratios(results[ours], results[who.name], "images"), unit="x")
+              for ours in ("ours, DALI", "ours, portable")),
         )
         for who in contenders
         if who.name in results
@@ -239,7 +233,9 @@ def measure_set(
         "setting",
         "KB a sample",
         "images/s",
+        "share of the ceiling",
         "ours, DALI, against",
+        "ours, portable, against",
     )
     tables = {"Contenders": contest.markdown(head, rows)}
     if tried:
@@ -247,12 +243,6 @@ def measure_set(
         tables["Settings tried at the start"] = contest.markdown(
             ("peer", "setting", "images/s"), shown
         )
-    stages = list(spent["DALI"][0])
-    tables["Where the time goes, CPU ms a picture"] = contest.markdown(
-        ("stage", "ours, DALI", "ours, portable"),
-        [(stage, *(contest.spread((row[stage] for row in spent[kind]), 3) for kind in spent))
-         for stage in stages],
-    )  # fmt: skip
     title = "Made-up photographs" if data is None else data.name
     picture = f"loading-{document.slug(data)}.png"
     section = document.Section(title, facts, tables, picture, bars(results, entrants))
@@ -260,7 +250,7 @@ def measure_set(
     speeds = {name: [row["images"] for row in rows] for name, rows in results.items()}
     contest.plot(options["out"] / picture, f"Loading: {title}", "images a second", speeds,
                  tuple(OURS))  # fmt: skip
-    found = {"facts": facts, "tried": tried, "results": results, "stages": spent}
+    found = {"facts": facts, "tried": tried, "results": results}
     return section, found, best
 
 

@@ -45,8 +45,6 @@ def peers(cores: int) -> list[Peer]:
     turbo: Any = (
         (f"simplejpeg, {plain}, {kept}", workers(cores), True),
         (f"simplejpeg, {plain}", workers(cores), False),
-        (f"simplejpeg, {plain}, floats in the workers, {kept}",
-         workers(cores, "--normalise", "worker"), True),
     )  # fmt: skip
     pillow: Any = ((f"Pillow, {plain}, {kept}", workers(cores, "--decoder", "pillow"), True),)
     originals = workers(cores, "--over", "originals")
@@ -66,6 +64,13 @@ def peers(cores: int) -> list[Peer]:
         Peer("MosaicML Streaming", "StreamingDataset over MDS", "load_mosaic.py",
              "https://docs.mosaicml.com/projects/streaming/en/latest/distributed_training/"
              "performance_tuning.html", turbo, "mosaic"),
+        Peer("SPDL", "Meta's pipeline of threads, simplejpeg in them", "load_spdl.py",
+             "https://facebookresearch.github.io/spdl/latest/performance_analysis/index.html",
+             ((f"{cores} threads, {kept}", workers(cores), True),
+              (f"{cores} threads", workers(cores), False),
+              (f"{cores + 1} threads, {kept}", workers(cores + 1), True),
+              (f"{cores} threads, a task a picture, {kept}", workers(cores, "--tasks", "picture"),
+               True)), "files"),
         Peer("FFCV", "compiled pipeline over JPEG fields", "load_ffcv.py",
              "https://docs.ffcv.io/parameter_tuning.html",
              ((f"{plain}, {kept}", workers(cores), True), (plain, workers(cores), False)),

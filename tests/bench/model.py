@@ -17,7 +17,7 @@ import click
 from preprocess.tuning import tune_process
 
 SHAPES = [
-    "16,4,1,0", "8,4,1,0", "16,4,2,0", "16,4,2,8", "12,4,2,8", "24,3,2,8", "16,4,4,0", "24,3,4,0",
+    "16,4", "12,4", "8,4", "24,3",
 ]  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 @click.command()
-@click.option("--shape", "shapes", multiple=True, default=SHAPES, help="width,depth,stem,detail")
+@click.option("--shape", "shapes", multiple=True, default=SHAPES, help="width,depth")
 @click.option("--size", default=256)
 @click.option("--rounds", default=5)
 @click.option("--threads", default=0, help="0 leaves the choice to torch.")
@@ -49,7 +49,7 @@ def main(shapes: tuple[str, ...], size: int, rounds: int, threads: int) -> None:
 
     if threads:
         torch.set_num_threads(threads)
-    images = torch.randn(16, 3, size, size).to(memory_format=torch.channels_last)
+    images = 255 * torch.rand(16, 3, size, size).to(memory_format=torch.channels_last)
     masks = (torch.rand(16, 1, size, size) > 0.98).float()
     steps: dict[str, list[float]] = {shape: [] for shape in shapes}
     single: dict[str, list[float]] = {shape: [] for shape in shapes}
@@ -84,7 +84,7 @@ def main(shapes: tuple[str, ...], size: int, rounds: int, threads: int) -> None:
 
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, "
           f"{size} x {size}, {rounds} rounds: median (min to max)")  # fmt: skip
-    print("width depth stem detail   params   GFLOP   training images/s      one picture ms")
+    print("width depth               params   GFLOP   training images/s      one picture ms")
     for shape in shapes:
         model = models[shape][0]
         rates, waits = steps[shape], single[shape]

@@ -2,7 +2,7 @@
 
 Advice followed:
 https://docs.nvidia.com/deeplearning/dali/user-guide/docs/examples/general/data_loading/dataloading_webdataset.html
-with `random_shuffle`, a thread a core, and `crop_mirror_normalize` as in its PyTorch examples.
+with `random_shuffle` and a thread a core.
 """
 
 from __future__ import annotations
@@ -25,11 +25,7 @@ def graph(paths: list[str], indexes: list[str]) -> Any:
     )  # fmt: skip
     image = fn.decoders.image(jpg, output_type=types.RGB)
     label = fn.decoders.image(png, output_type=types.GRAY)
-    pixels = fn.crop_mirror_normalize(
-        image, dtype=types.FLOAT, output_layout="CHW", mean=list(measure.MEAN),
-        std=list(measure.STD),
-    )  # fmt: skip
-    return pixels, fn.cast(label > 0, dtype=types.FLOAT)
+    return image, label
 
 
 def main() -> None:

@@ -1,8 +1,7 @@
 """torch's own Dataset and DataLoader, over originals (`--over originals`) or packed files.
 
 Advice followed: https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html (workers),
-https://docs.pytorch.org/docs/stable/data.html (persistent workers); with `--decoder turbo` also
-timm's: levels are collated, floats made after (`fast_collate`).
+https://docs.pytorch.org/docs/stable/data.html (persistent workers).
 """
 
 from __future__ import annotations
@@ -26,8 +25,6 @@ class Originals(Dataset):
     def __init__(self, data: Path) -> None:
         self.images = sorted((data / "originals" / "CelebA-HQ-img").glob("*.jpg"))
         self.masks = data / "originals" / "CelebAMask-HQ-mask-anno" / "0"
-        self.mean, self.std = (torch.tensor(v)[:, None, None] / 255 for v in
-                               (measure.MEAN, measure.STD))  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.images)
@@ -42,9 +39,7 @@ class Originals(Dataset):
                 levels = np.asarray(part.convert("L"))
             union = levels if union is None else union | levels
         mask = Image.fromarray(union).resize(size, Image.Resampling.NEAREST)
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-        pixels = pixels.to(torch.float32).div(255).sub(self.mean).div(self.std)
-        return pixels, (torch.from_numpy(np.array(mask)) > 127).to(torch.float32)[None]
+        return torch.from_numpy(np.array(image)), torch.from_numpy(np.array(mask))
 
 
 class Files(Dataset):
@@ -75,10 +70,10 @@ def main() -> None:
         measure.measure(lambda epoch: iter(plain), options.least)
         return
     files = Files(options.data, options.decoder)
-    loader = DataLoader(files, collate_fn=measure.collate(options), **settings)
+    loader = DataLoader(files, collate_fn=measure.stack, **settings)
 
     def epoch(number: int) -> Iterator[Batch]:
-        return measure.finished(iter(loader), options)
+        return iter(loader)
 
     measure.measure(epoch, options.least)
 

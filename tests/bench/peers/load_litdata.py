@@ -40,12 +40,11 @@ def main() -> None:
     dataset.decoder = options.decoder
     loader = StreamingDataLoader(
         dataset, batch_size=measure.BATCH, num_workers=options.workers, persistent_workers=True,
-        collate_fn=measure.collate(options),
+        collate_fn=measure.stack,
     )  # fmt: skip
 
     def epoch(number: int) -> Iterator[Batch]:
-        batches = (batch for batch in loader if len(batch[0]) == measure.BATCH)
-        return measure.finished(batches, options)
+        return (batch for batch in loader if len(batch[0]) == measure.BATCH)
 
     measure.measure(epoch, options.least)
 

@@ -41,11 +41,11 @@ def main() -> None:
     dataset.decoder = options.decoder
     loader = DataLoader(
         dataset, batch_size=measure.BATCH, num_workers=options.workers, drop_last=True,
-        persistent_workers=True, collate_fn=measure.collate(options),
+        persistent_workers=True, collate_fn=measure.stack,
     )  # fmt: skip
 
     def epoch(number: int) -> Iterator[Batch]:
-        return measure.finished(iter(loader), options)
+        return iter(loader)
 
     measure.measure(epoch, options.least)
 

@@ -22,14 +22,14 @@ def main() -> None:
         wds.WebDataset(shards, shardshuffle=len(shards))
         .shuffle(256)
         .map(lambda sample: decode(sample["jpg"], sample["png"]))
-        .batched(measure.BATCH, partial=False, collation_fn=measure.collate(options))
+        .batched(measure.BATCH, partial=False, collation_fn=measure.stack)
     )
     loader = wds.WebLoader(
         dataset, batch_size=None, num_workers=options.workers, persistent_workers=True
     )
 
     def epoch(number: int) -> Iterator[Batch]:
-        return measure.finished(iter(loader), options)
+        return iter(loader)
 
     measure.measure(epoch, options.least)
 
