@@ -46,8 +46,8 @@ format (FFCV has no PNG: its masks are grey JPEGs; it decodes with libjpeg-turbo
 DCT, the others with the exact one; it has no setting). LitData, MosaicML Streaming and SPDL
 leave decoding to the user, and what decodes is the fastest that we know (simplejpeg for JPEG,
 OpenCV for PNG). Peers run in an environment of their own (`tests/bench/requirements.txt`), each at
-the fastest of the settings in the second table, tried at the start of the run; "memory kept" is what
-`preprocess.tuning` asks of malloc, given through the environment. In the first epoch every
+the fastest of the settings in the second table, tried at the start of the run; "memory kept" is
+what `preprocess.tuning` asks of malloc, given through the environment. In the first epoch every
 contender's pixels and masks are summed, and the run ends if the sums disagree. The ceiling is
 decoding alone: all cores decode bytes that are in memory already and drop the pixels. "Exact" is
 the fast DCT's advantage taken out: decoding alone with it, over decoding alone without. "Kept
@@ -184,9 +184,9 @@ def bars(results: dict[str, list[Figures]], entrants: list[Peer]) -> list[str]:
 
 
 def measure_set(
-    place: Path, data: Path | None, options: dict[str, Any], best: dict[str, str]
-) -> tuple[document.Section, dict[str, Any], dict[str, str]]:
-    """Hold the contest on one set; return its section, all figures and the chosen settings."""
+    place: Path, data: Path | None, options: dict[str, Any]
+) -> tuple[document.Section, dict[str, Any]]:
+    """Hold the contest; return its section and all figures."""
     from preprocess.cores import usable_cores
 
     python, count, least = options["peers"], options["count"], options["least"]
@@ -194,9 +194,8 @@ def measure_set(
     facts["versions of the peers"] = contest.peer_versions(python, PEER_PACKAGES)
     facts |= prepare(place, count, data, python)
     facts["rounds"] = f"{options['rounds']}, interleaved; medians (lowest to highest)"
-    entrants, tried = peers(usable_cores()), []
-    if not best:
-        best, tried = try_settings(entrants, python, place, options["trial"], options["tries"])
+    entrants = peers(usable_cores())
+    best, tried = try_settings(entrants, python, place, options["trial"], options["tries"])
     contenders = [
         *(peer.contenders(python, place, least)[best[peer.name]] for peer in entrants),
         *(own(name, place, least) for name in OURS),
@@ -238,11 +237,9 @@ def measure_set(
         "ours, portable, against",
     )
     tables = {"Contenders": contest.markdown(head, rows)}
-    if tried:
-        shown = [(name, label, f"{speed:.0f}") for name, label, speed in tried]
-        tables["Settings tried at the start"] = contest.markdown(
-            ("peer", "setting", "images/s"), shown
-        )
+    shown = [(name, label, f"{speed:.0f}") for name, label, speed in tried]
+    head = ("peer", "setting", "images/s")
+    tables["Settings tried at the start"] = contest.markdown(head, shown)
     title = "Made-up photographs" if data is None else data.name
     picture = f"loading-{document.slug(data)}.png"
     section = document.Section(title, facts, tables, picture, bars(results, entrants))
@@ -251,13 +248,13 @@ def measure_set(
     contest.plot(options["out"] / picture, f"Loading: {title}", "images a second", speeds,
                  tuple(OURS))  # fmt: skip
     found = {"facts": facts, "tried": tried, "results": results}
-    return section, found, best
+    return section, found
 
 
 @click.command()
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--count", type=click.IntRange(min=16), default=128, help="Photographs.")
-@click.option("--data", type=click.Path(path_type=Path), help="CelebAMask-HQ, besides made-up.")
+@click.option("--data", type=click.Path(path_type=Path), help="CelebAMask-HQ; else made up.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("docs/benchmarks"), show_default=True
 )
@@ -280,17 +277,13 @@ def main(contender: str, place: Path, to: Path | None, data: Path | None, **opti
         return
     contest.check_peers(options["peers"])
     options["peers"] = options["peers"].absolute()
-    sections, all_figures, best = [], {}, {}
-    for source in (None, data) if data else (None,):
-        with tempfile.TemporaryDirectory(prefix="bench-load-") as folder:
-            section, found, best = measure_set(Path(folder), source, options, best)
-        click.echo(section.markdown())
-        sections.append(section)
-        all_figures[section.title] = found
+    with tempfile.TemporaryDirectory(prefix="bench-load-") as folder:
+        section, figures = measure_set(Path(folder), data, options)
+    click.echo(section.markdown())
     title = "Loading, side by side with its peers"
-    document.write_document(options["out"] / "loading.md", title, TEXT, sections)
+    document.write_document(options["out"] / "loading.md", title, TEXT, [section])
     if to:
-        contest.save(to, all_figures)
+        contest.save(to, figures)
 
 
 if __name__ == "__main__":
