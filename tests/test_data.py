@@ -75,6 +75,12 @@ def test_a_store_reads_once(pack_root: Path, tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_process_without_samples_gets_no_batch(pack_root: Path, kind: str) -> None:
+    split = Split.open(pack_root, "val")
+    assert list(Loader(split, CPU, kind).batches(split.in_order(4, 30, 31))) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_epoch_that_is_left_early_leaves_no_thread(pack_root: Path, kind: str) -> None:
     split = Split.open(pack_root, "train")
     list(Loader(split, CPU, kind).batches(split.in_order(2)))  # what stays, stays from now on

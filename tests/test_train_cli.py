@@ -13,7 +13,7 @@ from preprocess.errors import InputError
 from train.checkpoint import MODEL_FILE, Checkpoint
 from train.cli import fit as fit_command
 from train.cli import main
-from train.config import AMP, LOADERS, PRESETS, Effect, ModelConfig, TrainConfig
+from train.config import AMP, LOADERS, PRESETS, AugmentConfig, Effect, ModelConfig, TrainConfig
 from train.evaluate import evaluate_checkpoint
 from train.loop import fit
 from train.split import Split
@@ -196,6 +196,15 @@ def test_the_help_repeats_the_defaults_and_offers_what_there_is() -> None:
     assert tuple(options["preset"].type.choices) == tuple(PRESETS)
     assert tuple(options["amp"].type.choices) == AMP
     assert tuple(options["loader"].type.choices) == LOADERS
+
+
+def test_every_setting_stands_in_the_docs() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    for parameter in fit_command.params:
+        for option in parameter.opts:
+            assert f"`{option}" in text, option
+    for name in ("crop", *AugmentConfig().effects()):
+        assert f"`{name}`" in text, name
 
 
 def test_compare_prints_a_table_and_draws_a_plot(trained: Path, tmp_path: Path) -> None:

@@ -121,6 +121,8 @@ class Loader:
         InputError
             If a shard lacks a component, or holds one that cannot be decoded.
         """
+        if not order:  # a process more than there are samples
+            return
         if self.place is not None:
             yield from self._kept(order, self.place)
             return

@@ -154,7 +154,7 @@ class EvaluationRun:
 
 def evaluate_checkpoint(
     model_path: Path, shards: Path, split: str, *, device: str = "auto", loader: str = "auto",
-    amp: str = "off",
+    amp: str = "auto",
 ) -> EvaluationRun:  # fmt: skip
     """Evaluate a checkpoint file on a split of a pack; alone or under `torchrun`.
 

@@ -99,6 +99,8 @@ def _fit(
         remedy = f"This network needs a multiple of {config.model.stride}: pack with another --size"
         raise InputError(config.shards, problem, remedy)
     steps, mine = train.steps(config.batch), processes.share(config.batch)
+    if config.augment.crop or config.augment.hide.probability:
+        train.eyes(np.zeros(1, np.int32))  # a pack without eyes is refused before a run begins
     cache, quiet = config.cache if config.epochs > 1 else "off", not processes.is_first
     loader = judging = Loader(train, device, config.loader, cache, quiet=quiet)
     judge = "val" if manifest.splits["val"].samples else "train"
