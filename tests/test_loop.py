@@ -230,6 +230,29 @@ def test_run_stopped_at_any_save_goes_on_whole(
     assert len(rows_of(config.output)) == 2
 
 
+def test_a_model_that_a_kill_left_from_another_epoch_is_written_again(
+    pack_root: Path, tmp_path: Path
+) -> None:
+    config = small(pack_root, tmp_path)
+    result = fit(config)
+    good = Checkpoint.load(result.model_path)
+    replace(good, epoch=99, calibration={}).save(result.model_path)
+    assert fit(config, resume=True).best.epoch == good.epoch
+    assert_same(Checkpoint.load(result.model_path).weights, good.weights)
+    result.model_path.unlink()
+    fit(config, resume=True)
+    assert Checkpoint.load(result.model_path).calibration == good.calibration
+
+
+def test_resume_needs_no_longer_what_the_run_began_with(pack_root: Path, tmp_path: Path) -> None:
+    fit(small(pack_root, tmp_path / "first", epochs=1))
+    begun = tmp_path / "first" / MODEL_FILE
+    config = small(pack_root, tmp_path / "second", epochs=1, init=begun)
+    fit(config)
+    begun.unlink()
+    assert len(fit(replace(config, epochs=2), resume=True).history) == 2
+
+
 def test_resume_of_a_finished_run_changes_nothing(pack_root: Path, tmp_path: Path) -> None:
     config = small(pack_root, tmp_path, epochs=1)
     fit(config)

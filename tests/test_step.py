@@ -209,6 +209,24 @@ def test_a_gradient_that_overflows_moves_nothing_and_lowers_the_scale() -> None:
         torch.testing.assert_close(state["momentum"], 0.95 * old)
 
 
+@pytest.mark.parametrize("name", ["stem.0.weight", "encoder.0.0.weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_overflow_in_one_part_stops_both_optimizers(name: str, value: float) -> None:
+    """AdamW owns the first, Muon the second; clipping would spread it to the other's gradients."""
+    torch.manual_seed(0)
+    step = TrainStep(to_channels_last(UNet(SMALL)), 5e-3, "fp16")
+    images, masks = batch()
+    step(images, masks, 1.0, 0.9)
+    before = [p.detach().clone() for p in step.model.parameters()]
+    handle = step.model.get_parameter(name).register_hook(
+        lambda grad: grad.index_put((torch.tensor(0),), torch.tensor(value))
+    )
+    step(images, masks, 1.0, 0.9)
+    handle.remove()
+    for p, old in zip(step.model.parameters(), before, strict=True):
+        assert torch.equal(p, old)
+
+
 def test_state_comes_back_whole() -> None:
     images, masks = batch()
     torch.manual_seed(0)

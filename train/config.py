@@ -280,7 +280,7 @@ class TrainConfig:
         require(self.epochs >= 1, "--epochs", f"is {self.epochs}", "1 or more")
         require(self.batch >= 1, "--batch", f"is {self.batch}", "1 or more")
         require(0 < self.lr < math.inf, "--lr", f"is {self.lr}", "a number above 0")
-        require(self.seed >= 0, "--seed", f"is {self.seed}", "0 or more")
+        require(0 <= self.seed < 2**63, "--seed", f"is {self.seed}", "0 up to 2^63")
         require(0 <= self.settle <= 1, "settle", f"is {self.settle}", "0 to 1")
         require(0 <= self.grow <= 1, "grow", f"is {self.grow}", "0 to 1")
         require(self.amp in AMP, "--amp", f"is {self.amp!r}", ", ".join(AMP))

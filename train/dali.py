@@ -16,6 +16,7 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 from torch import Tensor
 
+from preprocess.errors import InputError
 from train.device import send
 from train.portable import Pixels, decode_mask, decode_sample
 from train.split import Encoded, Rows, Split
@@ -52,11 +53,12 @@ def decode(
         try:
             (pictures,) = pipeline.run(stream)
             images: Tensor = torch.utils.dlpack.from_dlpack(pictures.as_tensor())
-        except RuntimeError:
+        except RuntimeError as error:
             for samples in fed:
                 for sample in samples:
                     decode_sample(sample, split.size)  # names the one that is bad
-            raise
+            problem = f"failed ({str(error).splitlines()[0][:120]})"
+            raise InputError("--loader dali", problem, "Use --loader portable") from error
         samples = fed.popleft()
         masks = np.empty(images.shape[:3], np.uint8)
         for sample, mask in zip(samples, masks, strict=True):

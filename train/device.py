@@ -62,4 +62,5 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Hand a tensor of the host to a device, which is not waited for."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    # Metal would read pageable memory after it was freed.
+    return tensor.to(device, non_blocking=device.type == "cuda")

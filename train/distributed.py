@@ -51,6 +51,12 @@ class Processes:
         dist.all_gather_object(parts, rows.cpu())
         return torch.cat(parts)
 
+    def agree(self, model: nn.Module) -> None:
+        """Give all processes the first one's buffers: what it saves is what they evaluate."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
     def mean(self, value: Tensor) -> Tensor:
         """Average a tensor over the processes."""
         if self.world > 1:

@@ -80,7 +80,7 @@ def evaluate(
     if not counts:  # more processes than samples
         counts, losses = [torch.zeros((0, 4), dtype=torch.int64)], [torch.zeros(())]
         rows, pixels = [torch.zeros(0, dtype=torch.int32)], logit_counts(*torch.zeros((2, 0)))
-    joined = processes.gather(torch.cat(counts))
+    joined = processes.gather(torch.cat(counts)).cpu()
     loss = processes.gather(torch.stack(losses)).sum()
     histogram = processes.gather(pixels[None]).sum(dim=0)
     names = processes.gather(torch.cat(rows)).tolist()
@@ -150,6 +150,7 @@ class EvaluationRun:
     model: nn.Module
     loader: Loader
     processes: Processes
+    amp: str
 
 
 def evaluate_checkpoint(
@@ -175,4 +176,4 @@ def evaluate_checkpoint(
             model, in_order(source, processes, quiet=False), threshold=checkpoint.threshold,
             amp=amp, processes=processes,
         )  # fmt: skip
-        return EvaluationRun(evaluation, checkpoint, model, source, processes)
+        return EvaluationRun(evaluation, checkpoint, model, source, processes, amp)

@@ -20,6 +20,7 @@ from train.augment import augment, draw, plain
 from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file
 from train.config import AugmentConfig, TrainConfig
 from train.data import Batch, Loader, resolve_loader
+from train.device import amp_dtype
 from train.distributed import Processes, join_processes
 from train.evaluate import calibrate, evaluate, in_order
 from train.model import InputSpec, UNet, flop_count, parameter_count, to_channels_last
@@ -33,6 +34,7 @@ from train.run_folder import (
     history_from,
     latest_checkpoint,
     prune_checkpoints,
+    restore_best,
     set_aside,
     write_history,
     write_settings,
@@ -111,16 +113,20 @@ def _fit(
     # Set up: network, optimisers, averaged weights.
     torch.manual_seed(config.seed)
     spec = InputSpec(train.size)
-    step = TrainStep(_first_model(config, spec, device), config.lr, config.amp, processes)
-
-    # Set up: output folder, and where an earlier run stopped.
     check_writable(config.output)
     history: list[EpochRecord] = []
-    decides = config.decides() | {"amp": str(step.dtype), "data": manifest.digest}
+    decides = config.decides() | {"amp": str(amp_dtype(config.amp, device)),
+                                  "data": manifest.digest}  # fmt: skip
     checkpoint = latest_checkpoint(config.output, decides) if resume else None
+    model = _first_model(config, spec, device, begin=checkpoint is None)
+    step = TrainStep(model, config.lr, config.amp, processes)
+
+    # Set up: where an earlier run stopped.
     if checkpoint:
         step.load_state_dict(checkpoint.training, checkpoint.weights)
         history = history_from(checkpoint.training["history"])
+        if processes.is_first:
+            restore_best(config.output, _best(history).epoch)
     elif processes.is_first and (aside := set_aside(config.output)):
         _say(f"an earlier run was moved to {aside}")
     if processes.is_first:
@@ -166,6 +172,7 @@ def _fit(
                 pass
 
         # Evaluate the averaged weights.
+        processes.agree(step.average)
         evaluation = evaluate(
             step.average, in_order(judging, processes), amp=config.amp, processes=processes
         )
@@ -202,8 +209,8 @@ def _fit(
         if judge == "val" and not finished.calibration:
             finished = calibrate(finished, judging, config.amp)
             finished.save(model_path)
-        model = finished.build().to(device)
-        save_predictions(model, judging, finished.threshold, config.output / PREDICTIONS_PLOT)
+        drawn, path = finished.build().to(device), config.output / PREDICTIONS_PLOT
+        save_predictions(drawn, judging, finished.threshold, path)
     warning = _warning(best, judge, config, manifest.splits["train"])
     return TrainResult(model_path, best, tuple(history), judge, warning)
 
@@ -280,10 +287,10 @@ class _Writer:
             plot_history(history, output / HISTORY_PLOT)
 
 
-def _first_model(config: TrainConfig, spec: InputSpec, device: torch.device) -> UNet:
+def _first_model(config: TrainConfig, spec: InputSpec, device: torch.device, begin: bool) -> UNet:
     """Build the network that training begins with: new, or with the weights of another."""
     model = UNet(config.model, spec)
-    if config.init:
+    if config.init and begin:
         start = Checkpoint.load(config.init)
         if start.model != config.model:
             problem = f"has the shape {start.model}, this run {config.model}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -138,6 +138,18 @@ def latest_checkpoint(output: Path, decides: dict[str, Any]) -> Checkpoint | Non
                 problem = "was trained on another pack"
             raise InputError(paths[-1], problem, "Use the same settings, or train without --resume")
     return checkpoint
+
+
+def restore_best(output: Path, best: int) -> None:
+    """Write the model of epoch `best` again, if the model is missing or of another epoch.
+
+    A kill can fall between the model and the training checkpoint of an epoch.
+    """
+    path = output / MODEL_FILE
+    if path.exists() and Checkpoint.load(path).epoch == best:
+        return
+    if epoch_file(output, best).exists():
+        replace(Checkpoint.load(epoch_file(output, best)), training={}).save(path)
 
 
 def prune_checkpoints(output: Path, keep: int, best: int) -> None:

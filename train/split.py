@@ -223,9 +223,9 @@ def _read_eyes(index: ShardIndex, size: int) -> Centres:
                 _, offset, length, _ = next(c for c in entry.components if c[0] == "json")
                 file.seek(offset)
                 eyes = json.loads(file.read(length))["eyes"] or usual
-            except (StopIteration, ValueError, KeyError):
+                found.append(np.array([eyes[0], eyes[-1]], np.float32).reshape(2, 2))
+            except (StopIteration, ValueError, KeyError, TypeError, IndexError):
                 problem = f"sample {entry.key!r} does not say where its eyes are"
                 remedy = f"{_AGAIN}, or train with --augment crop=off --augment hide=off"
                 raise InputError(index.shard, problem, remedy) from None
-            found.append((eyes[0], eyes[-1]))
-    return np.array(found, np.float32).reshape(-1, 2, 2)
+    return np.stack(found)

@@ -7,6 +7,7 @@ one launch instead of some thousand.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class TrainStep:
         self._ema = Average(self.average, model)
         self._decay = torch.zeros((), device=self.device)
         self._parameters = list(model.parameters())
-        self._calls = 0
+        self._calls: Counter[tuple[int, ...]] = Counter()
         self._may_capture = self.device.type == "cuda" and processes.world == 1
         self._graphs: dict[tuple[int, ...], tuple[Any, Tensor, Tensor, Tensor]] = {}
 
@@ -75,10 +76,11 @@ class TrainStep:
             for group in optimizer.param_groups:
                 group["lr"].fill_(rate * group["peak"])
         self._decay.fill_(decay)
-        self._calls += 1
         if not self._may_capture:
             return self._compute(images, masks)
-        if self._calls > _EAGER:
+        shape = tuple(images.shape)
+        self._calls[shape] += 1
+        if self._calls[shape] > _EAGER:
             return self._replay(images, masks)
         # Beside the default stream: what autograd keeps of it could not be captured.
         here, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
@@ -97,6 +99,8 @@ class TrainStep:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
+        if self.scaler.is_enabled():
+            self._share_overflow()
         nn.utils.clip_grad_norm_(self._parameters, _CLIP)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
@@ -104,11 +108,23 @@ class TrainStep:
         self._ema.update(self._decay)
         return loss.detach()
 
+    def _share_overflow(self) -> None:
+        """Let a gradient that overflowed in one optimiser's part stop all of them.
+
+        Clipping spreads it to every gradient, but GradScaler keeps a flag for each optimiser.
+        """
+        states = (self.scaler._per_optimizer_states[id(each)] for each in self.optimizers)
+        flags = [flag for state in states for flag in state["found_inf_per_device"].values()]
+        worst = torch.stack(flags).amax(dim=0)
+        for flag in flags:
+            flag.copy_(worst)
+
     def _replay(self, images: Tensor, masks: Tensor) -> Tensor:
         """Replay the step as a graph, one for each shape of the input; record it at first."""
         shape = tuple(images.shape)
         if shape not in self._graphs:
             inputs = images.clone(memory_format=torch.channels_last), masks.clone()
+            self._graphs.clear()  # crops grow: the memory of the small ones is free again
             graph = torch.cuda.CUDAGraph()
             # Other threads, DALI's among them, may go on with what a capture forbids in this one.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):

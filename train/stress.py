@@ -119,7 +119,8 @@ def run_stress(run: EvaluationRun) -> StressReport:
     batches = list(in_order(run.loader))
 
     def metrics(pictures: Iterable[Batch]) -> Metrics:
-        return evaluate(run.model, pictures, threshold=run.checkpoint.threshold).metrics
+        threshold = run.checkpoint.threshold
+        return evaluate(run.model, pictures, threshold=threshold, amp=run.amp).metrics
 
     rows, marked = [], {}
     total = len(DIFFICULTIES) * len(STRENGTHS) + len(NO_EYES)
