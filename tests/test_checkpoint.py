@@ -46,7 +46,7 @@ def test_a_file_from_a_stranger_runs_no_code(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"format_version": 2, "model": _Evil()}, "evil.pth")
-    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+    with pytest.raises(InputError, match="cannot be read as a model"):
         Checkpoint.load(Path("evil.pth"))
     assert not Path("ran").exists()
 

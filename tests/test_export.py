@@ -40,7 +40,7 @@ def test_a_released_model_predicts_what_its_checkpoint_does(
 ) -> None:
     path = tmp_path / "eyes.safetensors"
     digest = checkpoint.export(path)
-    again = Checkpoint.load_export(path, digest)
+    again = Checkpoint.load(path, sha256=digest)
     assert again == replace(checkpoint, weights=again.weights, training={})
     square = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     before, after = (Predictor(c).predict(square, "whole").probability for c in (checkpoint, again))
@@ -59,13 +59,15 @@ def test_changed_or_wrong_files_are_refused(checkpoint: Checkpoint, tmp_path: Pa
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"eyes\.safetensors: differs from the checksum"):
-        Checkpoint.load_export(path, digest)
+    with pytest.raises(
+        InputError, match=r"eyes\.safetensors: cannot be read as a model.*differs from the checksum"
+    ):
+        Checkpoint.load(path, sha256=digest)
     path.write_bytes(data[:100])
-    with pytest.raises(InputError, match="holds no weights of this program"):
+    with pytest.raises(InputError, match="cannot be read as a model of this program"):
         Checkpoint.load(path)
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match="holds no weights of this program"):
+    with pytest.raises(InputError, match="cannot be read as a model of this program"):
         Checkpoint.load(path)
     with pytest.raises(InputError, match="does not exist"):
         Checkpoint.load(tmp_path / "no.safetensors")
@@ -81,7 +83,7 @@ def test_export_writes_file_and_checksum(face_model: Path, tmp_path: Path) -> No
     digest, name = path.with_suffix(".sha256").read_text().split()
     assert name == path.name
     assert digest in done.stdout
-    Checkpoint.load_export(path, digest)
+    Checkpoint.load(path, sha256=digest)
 
 
 def test_bundled_weights_are_whole_small_and_within_the_budget() -> None:
@@ -114,8 +116,8 @@ def test_bundled_weights_that_are_missing_or_changed_are_named(
     with pytest.raises(InputError, match=r"eyes\.sha256: is missing"):
         load_bundled()
     (tmp_path / "eyes.sha256").write_text("0" * 64 + "  eyes.safetensors\n")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="does not exist"):
         load_bundled()
     (tmp_path / "eyes.safetensors").write_bytes(PATH.read_bytes())
-    with pytest.raises(InputError, match="differs from the checksum"):
+    with pytest.raises(InputError, match="cannot be read as a model.*differs from the checksum"):
         load_bundled()

@@ -7,6 +7,7 @@ pixels, so a split of any size needs one pass and 64 KB.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +58,12 @@ class Correction:
     bend: float = 0.0
     knee: float = 0.0
 
+    def __call__(self, logits: Any) -> Any:
+        """Correct logits: a tensor or an array."""
+        if self == Correction():
+            return logits
+        return logits * self.scale + self.shift + self.bend * (logits + self.knee).clip(max=0)
+
 
 class Calibrated(nn.Module):
     """A network whose logits are corrected.
@@ -75,11 +82,8 @@ class Calibrated(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return corrected logits (see `train.model.UNet.forward`)."""
-        logits: Tensor = self.network(images)
-        to = self._correction
-        if to == Correction():
-            return logits
-        return logits * to.scale + to.shift + to.bend * (logits + to.knee).clamp(max=0)
+        logits: Tensor = self._correction(self.network(images))
+        return logits
 
 
 @dataclass(frozen=True)
@@ -113,13 +117,16 @@ class LogitHistogram:
     ----------
     counts
         2 x 4000, from `logit_counts`, summed over batches.
+    correction
+        Of the logits; it keeps their order, so the counts stay.
     """
 
-    def __init__(self, counts: npt.NDArray[np.int64]) -> None:
+    def __init__(self, counts: npt.NDArray[np.int64], correction: Correction | None = None) -> None:
         self.counts = counts
         width = 2 * _LIMIT / _BINS
-        self._edges = -_LIMIT + width * np.arange(_BINS, dtype=np.float64)
-        self._logits = self._edges + width / 2
+        edges = -_LIMIT + width * np.arange(_BINS, dtype=np.float64)
+        correct = correction or Correction()
+        self._edges, self._logits = correct(edges), correct(edges + width / 2)
 
     def f1_by_threshold(self) -> tuple[Floats, Floats]:
         """Return thresholds on the probability, and the F1 from pixel counts at each."""

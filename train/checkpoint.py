@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from preprocess.errors import InputError
 from preprocess.manifest import from_fields
 from preprocess.mask import LABELS
-from preprocess.shards import atomic_file
+from preprocess.shards import atomic_file, file_sha256
 from train.calibration import Calibrated, Correction
 from train.config import ModelConfig
 from train.model import InputSpec, UNet, to_channels_last
@@ -109,31 +109,38 @@ class Checkpoint:
             torch.save(content, file)
 
     @classmethod
-    def load(cls, path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    def load(
+        cls, path: Path, device: torch.device | str = "cpu", sha256: str | None = None
+    ) -> Checkpoint:
         """Read a checkpoint or an export.
+
+        Parameters
+        ----------
+        path
+            The file.
+        device
+            Where the weights go.
+        sha256
+            The file's checksum, if it is known: checked before anything else is read.
 
         Raises
         ------
         InputError
-            If the file is missing, damaged, or no checkpoint of this program.
+            If the file is missing, damaged, changed, or no model of this program.
         """
         if not path.is_file():
             remedy = "Train one first: `make train`, or name another with --model"
             raise InputError(path, "does not exist", remedy)
-        if path.suffix == EXPORT_SUFFIX:
-            return cls.load_export(path, device=device)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
-                content = torch.load(path, map_location=device, weights_only=True)
-            return cls._from(content, content["weights"], content["training"])
-        except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
+            if sha256 is not None and file_sha256(path) != sha256:
+                raise ValueError("it differs from the checksum that was published with it")
+            return cls._from(*_read(path, device))
+        except (RuntimeError, UnpicklingError, EOFError, OSError, KeyError, TypeError, ValueError,
+                AttributeError) as error:  # fmt: skip
             reason = str(error).split("\n", 1)[0][:120]
-            problem = f"cannot be read as a checkpoint ({reason})"
-            raise InputError(path, problem, "The file may be cut off: copy it again") from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problem = f"is no checkpoint of this program ({error!r})"
-            raise InputError(path, problem, "Give an eye_segmentation_model.pth") from None
+            problem = f"cannot be read as a model of this program ({reason})"
+            remedy = "The file may be cut off: copy it again, or give another --model"
+            raise InputError(path, problem, remedy) from None
 
     def export(self, path: Path) -> str:
         """Write the weights for others to use; return the file's sha256.
@@ -155,48 +162,6 @@ class Checkpoint:
         with atomic_file(path) as file:
             file.write(data)
         return hashlib.sha256(data).hexdigest()
-
-    @classmethod
-    def load_export(
-        cls, path: Path, sha256: str | None = None, device: torch.device | str = "cpu"
-    ) -> Checkpoint:
-        """Read weights that `export` wrote.
-
-        Parameters
-        ----------
-        path
-            The file.
-        sha256
-            Its checksum, if it is known: checked before anything else is read.
-        device
-            Where the weights go.
-
-        Raises
-        ------
-        InputError
-            If the file is missing, damaged, changed, or no such file.
-        """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-                remedy = "Install the package again, or give another --model"
-                problem = "differs from the checksum that was published with it"
-                raise InputError(path, problem, remedy)
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                facts = json.loads((file.metadata() or {})[_METADATA])
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-            full = {n: v.float() if v.is_floating_point() else v for n, v in weights.items()}
-            return cls._from(facts, full, {})
-        except OSError as error:
-            problem = f"cannot be read ({error.strerror or error})"
-            raise InputError(path, problem, "Give another --model") from None
-        except InputError:
-            raise
-        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-            problem = f"holds no weights of this program ({error!r:.120})"
-            remedy = f"Give a {EXPORT_SUFFIX} file that `train export` wrote"
-            raise InputError(path, problem, remedy) from None
 
     def network(self) -> UNet:
         """Return the network with these weights, uncalibrated, in evaluation mode, channels_last.
@@ -220,6 +185,27 @@ class Checkpoint:
         parts = {name: self.calibration.get(name) for name in Correction.__dataclass_fields__}
         known = {name: value for name, value in parts.items() if value is not None}
         return Calibrated(network or self.network(), Correction(**known)).eval()
+
+
+def _read(
+    path: Path, device: torch.device | str
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    """Return the facts, weights and training state of a file."""
+    if path.suffix != EXPORT_SUFFIX:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
+            content = torch.load(path, map_location=device, weights_only=True)
+        return content, content["weights"], content["training"]
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            facts = json.loads((file.metadata() or {})[_METADATA])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    full = {n: v.float() if v.is_floating_point() else v for n, v in weights.items()}
+    return facts, full, {}
 
 
 def epoch_file(output: Path, epoch: int) -> Path:

@@ -129,16 +129,14 @@ def calibrate(checkpoint: Checkpoint, loader: Loader, amp: str = "off") -> Check
         return evaluate(model, in_order(loader), threshold=changed.threshold, amp=amp)
 
     before = run(checkpoint).histogram
-    correction = asdict(before.fit())
-    corrected = replace(checkpoint, calibration=correction)
-    after = run(corrected).histogram
-    finished = replace(corrected, threshold=after.best_threshold())
-    errors = {
+    correction = before.fit()
+    after = LogitHistogram(before.counts, correction)
+    calibration = asdict(correction) | {
         "error_before": before.reliability().error_unsure,
         "error": after.reliability().error_unsure,
     }
-    metrics = run(finished).metrics.to_dict()
-    return replace(finished, metrics=metrics, calibration=correction | errors)
+    finished = replace(checkpoint, calibration=calibration, threshold=after.best_threshold())
+    return replace(finished, metrics=run(finished).metrics.to_dict())
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -140,7 +140,7 @@ def _fit(
             f"{train.samples} train and {manifest.splits['val'].samples or 'no'} val samples "
             f"({kept}), epochs {len(history)} to {config.epochs}"
         )
-    writer, plotted = _Writer(), -math.inf
+    writer, saving, plotted = ThreadPoolExecutor(1), None, -math.inf
 
     for epoch in range(len(history), config.epochs):
         step.model.train()
@@ -200,8 +200,12 @@ def _fit(
             )  # fmt: skip
             plot = time.perf_counter() - plotted > _PLOT_SECONDS or epoch + 1 == config.epochs
             plotted = time.perf_counter() if plot else plotted
-            writer.write(config.output, saved, tuple(history), best.epoch, plot)
-    writer.wait()
+            if saving:
+                saving.result()  # raises what went wrong
+            saving = writer.submit(_save, config.output, saved, tuple(history), best.epoch, plot)
+    if saving:
+        saving.result()
+    writer.shutdown()
 
     best, model_path = _best(history), config.output / MODEL_FILE
     if processes.is_first and len(history) >= config.epochs:
@@ -252,39 +256,18 @@ class _View:
         return augment(batch.images, batch.masks, numbers.rows(self._mine), self._shape)
 
 
-class _Writer:
-    """Writes what an epoch leaves behind in a thread, one epoch after the other."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self._last: Future[None] | None = None
-
-    def write(
-        self, output: Path, saved: Checkpoint, history: tuple[EpochRecord, ...], best: int,
-        plot: bool,
-    ) -> None:  # fmt: skip
-        """Write an epoch, after the one before it."""
-        self.wait()
-        self._last = self._pool.submit(self._write, output, saved, history, best, plot)
-
-    def wait(self) -> None:
-        """Wait for what is being written; raise what went wrong."""
-        if self._last:
-            self._last.result()
-            self._last = None
-
-    @staticmethod
-    def _write(
-        output: Path, saved: Checkpoint, history: tuple[EpochRecord, ...], best: int, plot: bool
-    ) -> None:
-        # The training checkpoint comes last: a run that is killed before it repeats the epoch.
-        if best == saved.epoch:
-            replace(saved, training={}).save(output / MODEL_FILE)
-        write_history(output, history)
-        saved.save(epoch_file(output, saved.epoch))
-        prune_checkpoints(output, _KEPT, best)
-        if plot:
-            plot_history(history, output / HISTORY_PLOT)
+def _save(
+    output: Path, saved: Checkpoint, history: tuple[EpochRecord, ...], best: int, plot: bool
+) -> None:
+    """Write what an epoch leaves behind."""
+    # The training checkpoint comes last: a run that is killed before it repeats the epoch.
+    if best == saved.epoch:
+        replace(saved, training={}).save(output / MODEL_FILE)
+    write_history(output, history)
+    saved.save(epoch_file(output, saved.epoch))
+    prune_checkpoints(output, _KEPT, best)
+    if plot:
+        plot_history(history, output / HISTORY_PLOT)
 
 
 def _first_model(config: TrainConfig, spec: InputSpec, device: torch.device, begin: bool) -> UNet:

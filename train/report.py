@@ -40,6 +40,10 @@ def plot_history(history: Sequence[EpochRecord], path: Path) -> None:
     for axes in (loss, score, speed):
         axes.grid(alpha=0.3)
         axes.legend()
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=110)
 
@@ -177,8 +181,7 @@ def plot_reliability(evaluation: Evaluation, threshold: float, path: Path) -> No
     )  # fmt: skip
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    _save(figure, path)
 
 
 def plot_stress(report: StressReport, path: Path) -> None:
@@ -201,8 +204,7 @@ def plot_stress(report: StressReport, path: Path) -> None:
     axes.set(xlabel="F1, both eyes merged")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    _save(figure, path)
 
 
 def compare(outputs: Sequence[Path], path: Path) -> str:
@@ -242,8 +244,7 @@ def compare(outputs: Sequence[Path], path: Path) -> str:
     for axes in (by_time, by_epoch):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    _save(figure, path)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     return "\n".join(lines)

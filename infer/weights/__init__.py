@@ -23,4 +23,4 @@ def load_bundled() -> Checkpoint:
     except (OSError, IndexError):
         remedy = "Install the package again, or give a --model"
         raise InputError(PATH.with_suffix(".sha256"), "is missing", remedy) from None
-    return Checkpoint.load_export(PATH, digest)
+    return Checkpoint.load(PATH, sha256=digest)
