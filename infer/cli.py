@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from preprocess.cli import HELP
-from preprocess.errors import reports_errors
+from preprocess.command import HELP, reports_errors
 
 
 @click.command(context_settings=HELP)
@@ -55,7 +54,7 @@ from preprocess.errors import reports_errors
 @click.option(
     "--tune/--no-tune",
     default=True,
-    help="Keep freed memory, let OpenMP sleep (preprocess/tuning.py).",
+    help="Keep freed memory, let OpenMP threads sleep.",
 )
 @reports_errors
 def main(
@@ -71,7 +70,7 @@ def main(
     cannot be read is reported, the others are done; the exit code is then 2.
     """
     from preprocess.errors import InputError
-    from preprocess.tuning import tune_process
+    from preprocess.runtime import tune_process
 
     click.echo(tune_process(tune), err=True)
     if overlay and mask_only:

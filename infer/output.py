@@ -11,10 +11,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from preprocess.errors import InputError
+from preprocess.files import atomic_file
 from preprocess.grid import grey_to_rgb, outline, tint
 from preprocess.image import RGB
 from preprocess.mask import encode_label
-from preprocess.shards import atomic_file
 
 # Panels are for looking; everything else is written at the photograph's own size.
 TILE = 2048

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infer.predictor import Prediction
-from preprocess.shards import atomic_file
+from preprocess.files import atomic_file
 
 SCHEMA = "eye-segmentation/1"
 

@@ -22,9 +22,9 @@ from PIL import Image
 from infer.output import View, draw, save
 from infer.predictor import Faces, Prediction, Predictor, Prepared
 from infer.record import save_record, to_record
-from preprocess.cores import usable_cores
 from preprocess.errors import DecodeError, InputError
 from preprocess.image import PILLOW_ERRORS, RGB, decode_fitted, decode_rgb
+from preprocess.runtime import usable_cores
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 _BATCH = 4

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from preprocess.files import file_sha256
 from preprocess.image import decode_rgb
 from preprocess.manifest import Manifest
 from preprocess.mask import LABELS, decode_label
-from preprocess.shards import ShardRecord, file_sha256, index_path, read_index
-from preprocess.stream import stream_samples
+from preprocess.runtime import dali_is_installed
+from preprocess.shards import ShardRecord, index_path, read_index
 
 # DALI and simplejpeg both decode by libjpeg-turbo; versions differ by rounding at most.
 _PIXEL_TOLERANCE = 2
@@ -30,11 +30,6 @@ class CheckReport:
     samples: int
     readers: tuple[str, ...]
     faults: tuple[str, ...]
-
-
-def dali_is_installed() -> bool:
-    """Return whether NVIDIA DALI can be imported (there are wheels for Linux only)."""
-    return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
 
 
 def check(root: Path) -> CheckReport:
@@ -76,7 +71,7 @@ def _check_shard(
     keys = [entry.key for entry in entries]
     faults, seen = [], []
     decoded = _dali_samples(path, len(entries)) if with_dali else None
-    for sample in stream_samples(path):
+    for sample in _stream_samples(path):
         key = sample["__key__"]
         seen.append(key)
         image, label = decode_rgb(sample["jpg"], key), decode_label(sample["png"], key)
@@ -90,6 +85,18 @@ def _check_shard(
     if seen != keys or len(seen) != shard.samples:
         faults.append(f"{path}: {len(seen)} samples read, {shard.samples} in the manifest")
     return faults
+
+
+def _stream_samples(shard: Path) -> Iterator[dict[str, Any]]:
+    """Yield webdataset's samples: ``__key__`` and the bytes of each component by extension.
+
+    Any failure is raised, never skipped. (`webdataset.WebDataset` does the same on a list of
+    URLs, but leaves closing the files to the garbage collector.)
+    """
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    with shard.open("rb") as file:
+        yield from group_by_keys(tar_file_expander([{"url": str(shard), "stream": file}]))
 
 
 def _faults(

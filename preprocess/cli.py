@@ -6,24 +6,7 @@ from pathlib import Path
 
 import click
 
-from preprocess.errors import reports_errors
-
-
-class DefaultsTo(click.Group):
-    """A click group in which one command's name may be left out."""
-
-    def __init__(self, *args: object, default: str, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.default = default
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the default command in front where the first word is none."""
-        if not (args and (args[0] in self.commands or args[0] in {"--help", "-h"})):
-            args = [self.default, *args]
-        return super().parse_args(ctx, args)
-
-
-HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+from preprocess.command import HELP, DefaultsTo, reports_errors
 
 
 @click.group(cls=DefaultsTo, default="pack", context_settings=HELP)
@@ -68,9 +51,7 @@ def main() -> None:
     is_flag=True,
     help="As --update; also redo what is damaged, and try what was dropped again.",
 )
-@click.option(
-    "--tune/--no-tune", default=True, help="Keep freed memory (see preprocess/tuning.py)."
-)
+@click.option("--tune/--no-tune", default=True, help="Keep freed memory.")
 @reports_errors
 def pack(
     source: Path, out: Path, size: int, quality: int, samples_per_shard: int, seed: int,
@@ -80,7 +61,7 @@ def pack(
     from preprocess.manifest import PackSettings
     from preprocess.pack import PackConfig
     from preprocess.pack import pack as run
-    from preprocess.tuning import tune_process
+    from preprocess.runtime import tune_process
 
     settings = PackSettings(
         size=size, quality=quality, samples_per_shard=samples_per_shard, seed=seed

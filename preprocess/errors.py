@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from functools import wraps
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -37,35 +34,3 @@ class InputError(ValueError):
 
 class DecodeError(InputError):
     """An image file that no decoder can read."""
-
-
-def _describe(error: OSError) -> str:
-    if error.filename is None or error.strerror is None:
-        return str(error)
-    return f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space"
-
-
-def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Make a command end with a line on stderr instead of a traceback.
-
-    An `InputError` and whatever the system refuses (no space, no permission) exit with code 2, an
-    interrupt with 130 (what shells give a process that SIGINT ended).
-    """
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except InputError as error:
-            print(f"Error: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
-        except BrokenPipeError:  # `| head`: click knows what to do
-            raise
-        except OSError as error:
-            print(f"Error: {_describe(error)}", file=sys.stderr)
-            raise SystemExit(2) from None
-        except KeyboardInterrupt:
-            print("Interrupted. What was finished is kept.", file=sys.stderr)
-            raise SystemExit(130) from None
-
-    return wrapped

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from preprocess.files import atomic_file
 from preprocess.image import RGB
-from preprocess.shards import atomic_file
 
 GREEN = (64, 255, 96)
 RED = (255, 72, 72)

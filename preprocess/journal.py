@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.celebamask import SPLITS, Dropped, Plan, RawSample
-from preprocess.manifest import FORMAT_VERSION, EyeCount, PackSettings, from_fields
-from preprocess.shards import ShardRecord, file_sha256, index_path, shard_name
+from preprocess.files import file_sha256, from_fields
+from preprocess.manifest import FORMAT_VERSION, EyeCount, PackSettings
+from preprocess.shards import ShardRecord, index_path, shard_name
 
 JOURNAL_FILE = ".pack.jsonl"
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from preprocess.celebamask import SPLITS, Dropped
 from preprocess.errors import InputError
+from preprocess.files import atomic_file, from_fields
 from preprocess.mask import LABELS
-from preprocess.shards import ShardRecord, atomic_file
+from preprocess.shards import ShardRecord
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 2  # 2: samples say where their eyes are
@@ -147,14 +148,6 @@ class Manifest:
             there = ", ".join(f"{key} ({self.splits[key].samples})" for key in self.splits)
             raise InputError(f"split {name!r}", "holds no samples", f"The pack has: {there}")
         return record
-
-
-def from_fields(kind: type[T], content: dict[str, Any]) -> T:
-    """Build a dataclass from a dictionary; a key that it does not know fails."""
-    unknown = content.keys() - {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
-    if unknown:
-        raise ValueError(f"unknown key {sorted(unknown)[0]!r} for {kind.__name__}")
-    return kind(**content)
 
 
 def _manifest(content: dict[str, Any]) -> Manifest:

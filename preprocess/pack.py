@@ -27,7 +27,6 @@ import simplejpeg
 from tqdm import tqdm
 
 from preprocess.celebamask import EYES, SPLITS, Dropped, Plan, RawSample, read_plan
-from preprocess.cores import end_with_parent, usable_cores
 from preprocess.errors import DecodeError, InputError
 from preprocess.image import decode_fitted
 from preprocess.journal import (
@@ -38,16 +37,10 @@ from preprocess.journal import (
     plan_shards,
     start_journal,
 )
-from preprocess.manifest import (
-    MANIFEST_FILE,
-    EyeCount,
-    Manifest,
-    PackSettings,
-    SplitRecord,
-)
+from preprocess.manifest import MANIFEST_FILE, EyeCount, Manifest, PackSettings, SplitRecord
 from preprocess.mask import LABELS, decode_mask, encode_label, eye_centres, label_map
+from preprocess.runtime import end_with_parent, keep_freed_memory, usable_cores
 from preprocess.shards import index_path, write_shard
-from preprocess.tuning import keep_freed_memory
 
 _CHUNK = 16  # samples a worker takes at once: some 40 ms of work
 

@@ -21,12 +21,12 @@ import numpy.typing as npt
 import simplejpeg
 from tqdm import tqdm
 
-from preprocess.cores import end_with_parent, usable_cores
 from preprocess.drawn.camera import photograph
 from preprocess.drawn.eye import draw_eyes
 from preprocess.drawn.face import draw_frame
 from preprocess.drawn.glasses import draw_glasses
 from preprocess.drawn.look import SPAN, draw_look
+from preprocess.runtime import end_with_parent, usable_cores
 
 Array = npt.NDArray[Any]
 _DRAWER = 1  # raise whenever the same seed draws other pictures: finished samples are then redrawn

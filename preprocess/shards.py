@@ -9,12 +9,12 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from preprocess.errors import InputError
+from preprocess.files import atomic_file
 
 # First line of DALI's index: this version and the number of samples (wds2idx.py in DALI).
 _INDEX_VERSION = "v1.2"
@@ -53,21 +53,6 @@ class IndexEntry:
             for extension, offset, size, name in self.components
             if wanted is None or extension in wanted
         )
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that appears under its name only when complete and synced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def shard_name(split: str, number: int) -> str:
@@ -249,9 +234,3 @@ def read_ahead(shard: Path) -> None:
         # A hint: where the file is gone, whoever reads it says so.
         with suppress(OSError), shard.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

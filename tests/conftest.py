@@ -10,8 +10,8 @@ import pytest
 
 from preprocess.manifest import PackSettings
 from preprocess.pack import PackConfig, pack
+from preprocess.runtime import tune_process
 from preprocess.sample import SampleConfig, write_sample
-from preprocess.tuning import tune_process
 
 # Before torch is imported: a busy neighbour must not make OpenMP's spinning threads crawl.
 tune_process()

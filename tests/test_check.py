@@ -13,11 +13,12 @@ import pytest
 import simplejpeg
 
 import preprocess.check
-from preprocess.check import check, dali_is_installed
+from preprocess.check import check
 from preprocess.errors import InputError
 from preprocess.image import RGB, decode_rgb
 from preprocess.manifest import Manifest
 from preprocess.mask import decode_label, encode_label
+from preprocess.runtime import dali_is_installed
 from preprocess.shards import index_path, read_samples, write_shard
 
 # webdataset leaves closing its files to the garbage collector.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from preprocess.errors import InputError
-from preprocess.manifest import from_fields
+from preprocess.files import from_fields
 from train.config import AugmentConfig, Crop, Effect, ModelConfig, TrainConfig
 
 

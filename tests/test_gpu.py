@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from preprocess.check import dali_is_installed
+from preprocess.runtime import dali_is_installed
 from train.augment import augment, draw
 from train.config import AugmentConfig, ModelConfig, TrainConfig
 from train.data import Loader

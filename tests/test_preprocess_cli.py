@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from preprocess.cli import main
-from preprocess.errors import DecodeError, InputError, reports_errors
+from preprocess.command import reports_errors
+from preprocess.errors import DecodeError, InputError
 from preprocess.manifest import Manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*tar:ResourceWarning")
@@ -213,7 +214,7 @@ def test_interrupt_and_system_errors_have_their_exit_codes(
 
 
 def test_tuning_leaves_the_users_own_settings_alone() -> None:
-    code = "from preprocess.tuning import tune_process; print(tune_process())"
+    code = "from preprocess.runtime import tune_process; print(tune_process())"
     assert "OMP_WAIT_POLICY=PASSIVE" in python(code).stdout
     assert "OMP_WAIT_POLICY=ACTIVE" in python(code, OMP_WAIT_POLICY="ACTIVE").stdout
     assert isinstance(main, click.Group)

@@ -12,12 +12,11 @@ import pytest
 import webdataset
 
 from preprocess.errors import InputError
-from preprocess.manifest import EyeCount, Manifest, from_fields
+from preprocess.files import atomic_file, file_sha256, from_fields
+from preprocess.manifest import EyeCount, Manifest
 from preprocess.shards import (
     IndexEntry,
     _header,
-    atomic_file,
-    file_sha256,
     format_index,
     index_path,
     read_index,

@@ -168,7 +168,7 @@ def test_presets_are_defaults_that_options_override(monkeypatch: pytest.MonkeyPa
         raise InputError("stop", "here", "that is enough")
 
     monkeypatch.setattr("train.loop.fit", fit)
-    monkeypatch.setattr("preprocess.tuning.tune_process", lambda tune: "")
+    monkeypatch.setattr("preprocess.runtime.tune_process", lambda tune: "")
     for arguments in (
         ["--shards", "x"], ["--shards", "x", "--preset", "recipe"],
         ["--shards", "x", "--seed", "5", "--preset", "recipe"],

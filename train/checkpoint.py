@@ -22,9 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from preprocess.errors import InputError
-from preprocess.manifest import from_fields
+from preprocess.files import atomic_file, file_sha256, from_fields
 from preprocess.mask import LABELS
-from preprocess.shards import atomic_file, file_sha256
 from train.calibration import Calibrated, Correction
 from train.config import ModelConfig
 from train.model import InputSpec, UNet, to_channels_last

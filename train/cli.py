@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from preprocess.cli import HELP, DefaultsTo
-from preprocess.errors import reports_errors
+from preprocess.command import HELP, DefaultsTo, reports_errors
 
 PATH = click.Path(path_type=Path)
 MODEL = Path("output/eye_segmentation_model.pth")
@@ -19,7 +18,7 @@ LOADER = click.option("--loader", type=click.Choice(["auto", "dali", "portable"]
                       help="What decodes.  [default: auto, DALI if it is installed]")  # fmt: skip
 DEVICE = click.option("--device", help="cpu, cuda, cuda:N or mps.  [default: auto]")
 TUNE = click.option("--tune/--no-tune", default=True, show_default=True,
-                    help="Keep freed memory, let OpenMP sleep (preprocess/tuning.py).")  # fmt: skip
+                    help="Keep freed memory, let OpenMP threads sleep.")  # fmt: skip
 AMP = click.option("--amp", type=click.Choice(["auto", "bf16", "fp16", "off"]),
                    help="Mixed precision.  [default: auto, float32 on a CPU]")  # fmt: skip
 
@@ -31,7 +30,7 @@ def _say(line: str, err: bool = False) -> None:
 
 
 def _tuned(tune: bool) -> None:
-    from preprocess.tuning import tune_process
+    from preprocess.runtime import tune_process
 
     _say(tune_process(tune), err=True)
 

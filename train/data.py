@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from preprocess.check import dali_is_installed
-from preprocess.cores import usable_cores
 from preprocess.errors import InputError
+from preprocess.runtime import dali_is_installed, usable_cores
 from train.config import LOADERS, require
 from train.device import send
 from train.split import Rows, Split

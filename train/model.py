@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preprocess.manifest import from_fields
+from preprocess.files import from_fields
 from train.config import ModelConfig
 
 _STEM = 2  # stride of the first convolution; 1 and 4 were screened (docs/model.md)

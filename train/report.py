@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from preprocess.files import atomic_file
 from preprocess.grid import GREEN, RED, grey_to_rgb, grid, outline, save_png
-from preprocess.shards import atomic_file
 from train.data import Loader
 from train.evaluate import Evaluation, EvaluationRun
 from train.run_folder import EpochRecord, read_run

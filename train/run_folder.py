@@ -10,8 +10,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from preprocess.errors import InputError
-from preprocess.manifest import from_fields
-from preprocess.shards import atomic_file
+from preprocess.files import atomic_file, from_fields
 from train.checkpoint import (
     MODEL_FILE,
     Checkpoint,

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from preprocess.files import atomic_file
 from preprocess.image import RGB
-from preprocess.shards import atomic_file
 from train.data import Batch
 from train.difficulty import DIFFICULTIES, NO_EYES, Difficulty, Mask, Rng, without_eyes
 from train.evaluate import EvaluationRun, evaluate, in_order

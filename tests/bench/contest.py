@@ -25,7 +25,7 @@ import click
 
 Figures = dict[str, float]
 ROOT = Path(__file__).resolve().parents[2]
-# What `preprocess.tuning` asks of malloc, for programs that do not ask themselves.
+# What `preprocess.runtime` asks of malloc, for programs that do not ask themselves.
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
@@ -159,7 +159,7 @@ def processor() -> str:
 
 def facts(packages: Sequence[str]) -> dict[str, str]:
     """Say where and with what a run was made: processor, load, versions, commit."""
-    from preprocess.cores import usable_cores
+    from preprocess.runtime import usable_cores
 
     versions = [f"Python {platform.python_version()}"]
     for package in packages:

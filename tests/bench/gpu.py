@@ -82,7 +82,7 @@ def parts(root: Path, device: Any, batch: int, seconds: float, wait: Callable[[]
 
     import torch
 
-    from preprocess.check import dali_is_installed
+    from preprocess.runtime import dali_is_installed
     from train.config import TrainConfig
     from train.data import Loader
     from train.loop import _View
@@ -144,7 +144,7 @@ def main(
     seconds: float, out: Path,
 ) -> None:  # fmt: skip
     """Measure the GPU path and write gpu.md and gpu.json."""
-    from preprocess.tuning import tune_process
+    from preprocess.runtime import tune_process
 
     tune_process()
     import torch

@@ -99,7 +99,7 @@ def watched() -> Iterator[Callable[[], float]]:
 
 def run_pack(source: Path, out: Path) -> Figures:
     """Pack a set afresh with a worker a core."""
-    from preprocess.tuning import tune_process
+    from preprocess.runtime import tune_process
 
     tune_process()
     from preprocess import pack
@@ -135,7 +135,7 @@ def run_pack(source: Path, out: Path) -> Figures:
 def run_load(root: Path, loader: str, take: int) -> Figures:
     """Load `take` samples as training does, through as many epochs as that needs."""
     begun = time.perf_counter()
-    from preprocess.tuning import tune_process
+    from preprocess.runtime import tune_process
 
     tune_process()
     import torch
@@ -186,7 +186,7 @@ def run_load(root: Path, loader: str, take: int) -> Figures:
 
 def run_train(root: Path, steps: int) -> Figures:
     """Train the default network for some steps, as the inner loop of `train.loop` does."""
-    from preprocess.tuning import tune_process
+    from preprocess.runtime import tune_process
 
     tune_process()
     import torch

@@ -54,7 +54,7 @@ photograph each; freed memory is kept in both. "IoU" is that of all masks with o
 
 def tuned() -> tuple[Any, Any]:
     """Tune the process as the program does, and load the bundled weights."""
-    from preprocess.tuning import tune_process
+    from preprocess.runtime import tune_process
 
     tune_process()
     import torch

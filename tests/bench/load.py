@@ -47,7 +47,7 @@ DCT, the others with the exact one; it has no setting). LitData, MosaicML Stream
 leave decoding to the user, and what decodes is the fastest that we know (simplejpeg for JPEG,
 OpenCV for PNG). Peers run in an environment of their own (`tests/bench/requirements.txt`), each at
 the fastest of the settings in the second table, tried at the start of the run; "memory kept" is
-what `preprocess.tuning` asks of malloc, given through the environment. In the first epoch every
+what `preprocess.runtime` asks of malloc, given through the environment. In the first epoch every
 contender's pixels and masks are summed, and the run ends if the sums disagree. The ceiling is
 decoding alone: all cores decode bytes that are in memory already and drop the pixels. "Exact" is
 the fast DCT's advantage taken out: decoding alone with it, over decoding alone without. "Kept
@@ -58,7 +58,7 @@ free memory; its bytes on disk are the same. CPU only.
 
 def contend(name: str, place: Path, least: float) -> Figures | None:
     """Run one of ours in this process, tuned as training tunes itself."""
-    from preprocess.tuning import tune_process
+    from preprocess.runtime import tune_process
 
     tune_process()
     from concurrent.futures import ThreadPoolExecutor
@@ -187,7 +187,7 @@ def measure_set(
     place: Path, data: Path | None, options: dict[str, Any]
 ) -> tuple[document.Section, dict[str, Any]]:
     """Hold the contest; return its section and all figures."""
-    from preprocess.cores import usable_cores
+    from preprocess.runtime import usable_cores
 
     python, count, least = options["peers"], options["count"], options["least"]
     facts = contest.facts(PACKAGES)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import click
 
-from preprocess.tuning import tune_process
+from preprocess.runtime import tune_process
 
 SHAPES = [
     "16,4", "12,4", "8,4", "24,3",

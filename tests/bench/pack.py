@@ -36,7 +36,7 @@ TEXT = """
 From an original of 1024 x 1024 and two mask PNGs to a finished shard of 256 x 256, milliseconds of
 one core an image. The plain way decodes in full, resizes with Lanczos, decodes both masks, joins
 them, and writes JPEG, PNG and tar, all with Pillow; `draft` lets libjpeg halve the picture while
-decoding, as Pillow advises. "Memory kept" is what `preprocess.tuning` asks of malloc, given to the
+decoding, as Pillow advises. "Memory kept" is what `preprocess.runtime` asks of malloc, given to the
 peers through the environment; our packer asks by itself. The limit decodes the photograph at half
 size and both masks, with the fastest decoders that we have, and does nothing else; ours decodes
 straight to a quarter, which saves it the resizing and some of the decoding. The zip is made as
@@ -133,7 +133,7 @@ def contend(name: str, place: Path) -> Figures:
 
     from preprocess.celebamask import read_plan
     from preprocess.manifest import PackSettings
-    from preprocess.tuning import keep_freed_memory
+    from preprocess.runtime import keep_freed_memory
 
     if not keep_freed_memory():
         raise click.ClickException("this system's malloc cannot keep freed memory")

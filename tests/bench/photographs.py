@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from preprocess.celebamask import EYES, IMAGE_FOLDER, MASK_FOLDER, read_plan
-from preprocess.cores import usable_cores
+from preprocess.runtime import usable_cores
 from preprocess.sample import SampleConfig, draw_face
 
 SIDE = 1024

@@ -33,7 +33,7 @@ OURS = {
     "ours, whole pictures": "the same with `--augment crop=off`: as many pixels as the peers",
 }
 CEILING = "ours, from one cached batch"
-# malloc and OpenMP as `preprocess.tuning` sets them, through the environment: the guide's chapter
+# malloc and OpenMP as `preprocess.runtime` sets them, through the environment: the guide's chapter
 # on CPUs asks for an allocator that keeps memory, and two loader processes starve spinning threads.
 TUNED = contest.KEEP_MEMORY | {"OMP_WAIT_POLICY": "PASSIVE"}
 
@@ -66,7 +66,7 @@ time, the plain loop keeps its own; ours ends its schedule with its last whole e
 
 def contend(name: str, place: Path, seconds: float) -> Figures | None:
     """Train one of ours in this process, as `python -m train` does; 0 seconds: two epochs."""
-    from preprocess.tuning import tune_process
+    from preprocess.runtime import tune_process
 
     tune_process()
     from train.config import AugmentConfig, TrainConfig

@@ -1,4 +1,4 @@
-"""Two settings of the process that cost or save more time than any line of this project.
+"""The process and its machine: cores, workers, memory, and whether DALI is there.
 
 glibc hands freed memory back to the kernel and then faults it in again, page by page, for every
 picture-sized buffer; keeping it made decoding and training 1.2 to 3 times as fast where we
@@ -10,8 +10,11 @@ neighbour. Environment variables of the user's own win over both.
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import sys
+import threading
+from importlib.util import find_spec
 
 # Parameter numbers of mallopt(3), from glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -54,3 +57,32 @@ def tune_process(enabled: bool = True) -> str:
     late = " (torch was imported before: no effect)" if "torch" in sys.modules else ""
     kept = "kept" if keep_freed_memory() else "left to the system"
     return f"process tuning: freed memory {kept}, OMP_WAIT_POLICY={policy}{late} (off: --no-tune)"
+
+
+def usable_cores() -> int:
+    """Return the cores in this process's affinity mask (a container may give fewer than it has)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """Make a worker process end when its parent does, even by SIGKILL.
+
+    The workers of `ProcessPoolExecutor` would wait for their next task for ever: each holds the
+    writing end of the queue it reads, so none sees it closed.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def dali_is_installed() -> bool:
+    """Return whether NVIDIA DALI can be imported (there are wheels for Linux only)."""
+    return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None

@@ -1,0 +1,64 @@
+"""What the command lines of all three programs share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import click
+
+from preprocess.errors import InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class DefaultsTo(click.Group):
+    """A click group in which one command's name may be left out."""
+
+    def __init__(self, *args: object, default: str, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.default = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the default command in front where the first word is none."""
+        if not (args and (args[0] in self.commands or args[0] in {"--help", "-h"})):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+
+
+def _describe(error: OSError) -> str:
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space"
+
+
+def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Make a command end with a line on stderr instead of a traceback.
+
+    An `InputError` and whatever the system refuses (no space, no permission) exit with code 2, an
+    interrupt with 130 (what shells give a process that SIGINT ended).
+    """
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except InputError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except BrokenPipeError:  # `| head`: click knows what to do
+            raise
+        except OSError as error:
+            print(f"Error: {_describe(error)}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print("Interrupted. What was finished is kept.", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    return wrapped

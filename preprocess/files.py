@@ -1,0 +1,42 @@
+"""Files that are whole or not there at all, their checksums, and typed records of JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+T = TypeVar("T")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears under its name only when complete and synced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def from_fields(kind: type[T], content: dict[str, Any]) -> T:
+    """Build a dataclass from a dictionary; a key that it does not know fails."""
+    unknown = content.keys() - {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
+    if unknown:
+        raise ValueError(f"unknown key {sorted(unknown)[0]!r} for {kind.__name__}")
+    return kind(**content)
