@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,21 +47,28 @@ def _require(true: bool, option: str, value: object, expected: str) -> None:
 
 @dataclass(frozen=True)
 class EyeCount:
-    """Packed images by how many eyes their masks show."""
+    """Packed images by how many eyes their masks show.
+
+    Attributes
+    ----------
+    two, one, none
+        So many eyes.
+    merged
+        One mask for both eyes: the number cannot be told.
+    swapped
+        Those of `two` whose ``l_eye`` lies on the viewer's left: the subject's left eye lies there
+        only in a mirrored photograph, so the annotator may have meant the other one.
+    """
 
     two: int = 0
     one: int = 0
     none: int = 0
-    merged: int = 0  # one mask for both eyes: the number cannot be told
+    merged: int = 0
+    swapped: int = 0
 
     def __add__(self, other: EyeCount) -> EyeCount:
         """Add up, count by count."""
-        return EyeCount(
-            self.two + other.two,
-            self.one + other.one,
-            self.none + other.none,
-            self.merged + other.merged,
-        )
+        return EyeCount(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""Pack a source into shards: plan, worker processes, one writer, report.
+"""Pack a source into shards. A shard is the unit of work, and its record commits it.
 
-The plan fixes which samples go into which shard, in which order, before a picture is read;
-workers turn samples into bytes; the parent writes them in order. So the bytes do not depend on
-the number of workers, and a finished shard can be told from its plan alone after an interruption.
+The plan fixes which samples go into which shard, in which order, before a picture is read. A
+worker packs a whole shard: it writes tar and index, then a record of what is in them. A later run
+takes a shard as done if its record has the digest of the plan. So the bytes do not depend on the
+number of workers, and a run that was killed loses the shards that it was packing and no others.
 """
 
 from __future__ import annotations
@@ -11,15 +12,13 @@ import hashlib
 import json
 import signal
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -28,21 +27,22 @@ from tqdm import tqdm
 
 from preprocess.celebamask import EYES, SPLITS, Dropped, Plan, RawSample, read_plan
 from preprocess.errors import DecodeError, InputError
+from preprocess.files import atomic_file, file_sha256, from_fields
 from preprocess.image import decode_fitted
-from preprocess.journal import (
-    PlannedShard,
-    ShardResult,
-    append_journal,
-    finished_shards,
-    plan_shards,
-    start_journal,
+from preprocess.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    EyeCount,
+    Manifest,
+    PackSettings,
+    SplitRecord,
 )
-from preprocess.manifest import MANIFEST_FILE, EyeCount, Manifest, PackSettings, SplitRecord
-from preprocess.mask import LABELS, decode_mask, encode_label, eye_centres, label_map
+from preprocess.mask import LABELS, Mask, decode_mask, encode_label, eye_centres, label_map
 from preprocess.runtime import end_with_parent, keep_freed_memory, usable_cores
-from preprocess.shards import index_path, write_shard
+from preprocess.shards import ShardRecord, ShardWriter, index_path, record_path, shard_name
 
-_CHUNK = 16  # samples a worker takes at once: some 40 ms of work
+# A set is cut into so many shards or more, as far as they keep so many samples.
+_SHARDS, _LEAST = 32, 32
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,53 @@ class PackReport:
 
 
 @dataclass(frozen=True)
-class PackedSample:
-    """The bytes of one sample (none where it was dropped, with the reason)."""
+class PlannedShard:
+    """A shard before it is packed.
 
-    key: str
+    Attributes
+    ----------
+    name, split, samples
+        What it will be.
+    digest
+        Of name, settings and samples.
+    modified
+        When the newest of its files was changed, in seconds since the epoch.
+    """
+
+    name: str
+    split: str
+    samples: tuple[RawSample, ...]
+    digest: str
+    modified: float
+
+
+@dataclass(frozen=True)
+class PackedShard:
+    """The record of a shard: what the manifest will say of it, and the digest of its plan."""
+
+    digest: str
+    shard: ShardRecord
+    eyes: EyeCount = EyeCount()
+    dropped: tuple[Dropped, ...] = ()
+    empty_masks: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, path: Path) -> PackedShard:
+        """Read a record; OSError, ValueError, KeyError or TypeError if there is none."""
+        content = json.loads(path.read_bytes())
+        return cls(
+            content["digest"],
+            from_fields(ShardRecord, content["shard"]),
+            from_fields(EyeCount, content["eyes"]),
+            tuple(from_fields(Dropped, row) for row in content["dropped"]),
+            tuple(content["empty_masks"]),
+        )
+
+
+@dataclass(frozen=True)
+class PackedSample:
+    """The bytes of one sample, by extension; none, but the reason, if it was dropped."""
+
     parts: dict[str, bytes]
     eyes: EyeCount = EyeCount()
     empty_masks: tuple[str, ...] = ()
@@ -102,28 +145,91 @@ def pack(config: PackConfig) -> PackReport:
     Raises
     ------
     InputError
-        Where the source cannot be read, or `out` holds another pack and `update` is off.
+        If the source cannot be read, or `out` holds another pack and `update` is off.
     """
     started = time.perf_counter()
     plan = read_plan(config.source, config.split)
     shards = plan_shards(plan, config.settings)
-    plan = replace(plan, samples=())  # kept by the shards, in a twentieth of the memory
     fingerprint = hashlib.sha256("".join(shard.digest for shard in shards).encode()).hexdigest()
     _check_target(config, fingerprint)
-    finished = finished_shards(config.out, shards, strict=config.overwrite)
-    missing = [shard for shard in shards if shard.name not in finished]
+    found = ((shard, _finished(config, shard)) for shard in shards)
+    records = {shard.name: record for shard, record in found if record}
+    missing = [shard for shard in shards if shard.name not in records]
     if missing:
         (config.out / MANIFEST_FILE).unlink(missing_ok=True)
-        start_journal(config.out, finished)
-    for shard, result in _pack_shards(config, missing):
-        finished[shard.name] = result
-        append_journal(config.out, result)
-    manifest = _manifest(config, plan, fingerprint, shards, finished)
+    for record in _pack_shards(config, missing):
+        records[record.shard.name] = record
+    manifest = _manifest(config, plan, fingerprint, [records[shard.name] for shard in shards])
     if missing or not _is_saved(config.out, manifest):
         _remove_strays(config.out, manifest)
         manifest.save(config.out)
-    packed = sum(finished[shard.name].shard.samples for shard in missing)
+    packed = sum(records[shard.name].shard.samples for shard in missing)
     return PackReport(manifest, packed, time.perf_counter() - started)
+
+
+def plan_shards(plan: Plan, settings: PackSettings) -> list[PlannedShard]:
+    """Shuffle each split once, by a hash of seed and key, and cut it into shards."""
+
+    def rank(sample: RawSample) -> bytes:
+        return hashlib.sha256(f"{settings.seed}:{sample.key}".encode()).digest()
+
+    fixed = f"{FORMAT_VERSION}{json.dumps(asdict(settings), sort_keys=True)}"
+    size = samples_per_shard(len(plan.samples), settings.samples_per_shard)
+    shards = []
+    for split in SPLITS:
+        samples = sorted((s for s in plan.samples if s.split == split), key=rank)
+        for number, at in enumerate(range(0, len(samples), size)):
+            name, part = shard_name(split, number), tuple(samples[at : at + size])
+            content = [
+                [s.key, [[eye, m.size] for eye, m in sorted(s.masks.items())], s.image.size]
+                for s in part
+            ]
+            digest = hashlib.sha256(f"{name}{fixed}{json.dumps(content)}".encode()).hexdigest()
+            modified = max(member.modified for sample in part for member in sample.members)
+            shards.append(PlannedShard(name, split, part, digest, modified))
+    return shards
+
+
+def samples_per_shard(samples: int, most: int) -> int:
+    """Return how many samples a shard of a set gets: fewer in small sets, to keep all cores busy.
+
+    It depends on the set alone, and is a power of two, so that a few photographs more or less
+    leave the shards as they are.
+    """
+    share = samples // _SHARDS
+    return min(most, max(_LEAST, 1 << max(0, share.bit_length() - 1)))
+
+
+def pack_shard(
+    source: Path, out: Path, settings: PackSettings, planned: PlannedShard
+) -> PackedShard:
+    """Pack one shard: tar, index and, last, the record that commits it.
+
+    A shard of which no sample can be read leaves no file: readers need not meet an empty tar.
+    """
+    path, eyes = out / planned.name, EyeCount()
+    dropped: list[Dropped] = []
+    empty: list[str] = []
+    record_path(path).unlink(missing_ok=True)
+    with ShardWriter(path) as writer:
+        for sample in planned.samples:
+            packed = pack_sample(source, sample, settings)
+            if packed.reason:
+                dropped.append(Dropped(sample.key, packed.reason))
+                continue
+            writer.add(sample.key, packed.parts)
+            eyes += packed.eyes
+            empty += packed.empty_masks
+    record = PackedShard(
+        planned.digest, writer.record(planned.name), eyes, tuple(dropped), tuple(empty)
+    )
+    if record.shard.samples:
+        with atomic_file(record_path(path)) as file:
+            file.write(json.dumps(asdict(record), indent=1).encode() + b"\n")
+    else:
+        path.unlink()
+        index_path(path).unlink()
+    return record
 
 
 def pack_sample(source: Path, sample: RawSample, settings: PackSettings) -> PackedSample:
@@ -136,7 +242,7 @@ def pack_sample(source: Path, sample: RawSample, settings: PackSettings) -> Pack
             for part, member in sample.masks.items()
         }
     except DecodeError as error:
-        return PackedSample(sample.key, {}, reason=f"{error.where}: {error.problem}")
+        return PackedSample({}, reason=f"{error.where}: {error.problem}")
     seen = {part: mask for part, mask in masks.items() if cv2.countNonZero(mask)}
     label = label_map(seen, geometry)
     meta = {
@@ -146,25 +252,49 @@ def pack_sample(source: Path, sample: RawSample, settings: PackSettings) -> Pack
         "key": sample.key,
         "source": sample.image.name.rpartition("/")[2],
     }
+    jpg = simplejpeg.encode_jpeg(
+        square, quality=settings.quality, colorspace="RGB", colorsubsampling=settings.subsampling
+    )
     parts = {
-        "jpg": simplejpeg.encode_jpeg(
-            square,
-            quality=settings.quality,
-            colorspace="RGB",
-            colorsubsampling=settings.subsampling,
-        ),
+        "jpg": jpg,
         "json": json.dumps(meta, sort_keys=True, separators=(",", ":")).encode(),
         "png": encode_label(label),
     }
     empty = tuple(sorted(sample.masks[part].name for part in masks.keys() - seen.keys()))
-    return PackedSample(sample.key, parts, _count_eyes(seen), empty if "eye" not in masks else ())
+    return PackedSample(parts, _count_eyes(seen), empty if "eye" not in masks else ())
 
 
-def _count_eyes(seen: dict[str, Any]) -> EyeCount:
+def _count_eyes(seen: dict[str, Mask]) -> EyeCount:
     if "eye" in seen:
         return EyeCount(merged=1)
-    eyes = len(seen.keys() & set(EYES))
-    return EyeCount(two=int(eyes == 2), one=int(eyes == 1), none=int(eyes == 0))
+    starts = [cv2.boundingRect(seen[eye])[0] for eye in EYES if eye in seen]
+    if len(starts) == 2:
+        left, right = starts
+        return EyeCount(two=1, swapped=int(left < right))
+    return EyeCount(one=len(starts), none=1 - len(starts))
+
+
+def _finished(config: PackConfig, planned: PlannedShard) -> PackedShard | None:
+    """Return the record of a shard that is there, of this plan and not out of date.
+
+    With `overwrite`, dates and sizes are not enough: the checksums are computed, and a shard that
+    lacks a sample counts as missing, because the sample may be readable by now.
+    """
+    path = config.out / planned.name
+    try:
+        known = PackedShard.load(record_path(path))
+        stat, there = path.stat(), index_path(path).exists()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    current = stat.st_size == known.shard.bytes and stat.st_mtime >= planned.modified
+    if not (known.digest == planned.digest and there and current):
+        return None
+    digests = (known.shard.sha256, known.shard.index_sha256)
+    if config.overwrite and (
+        known.dropped or digests != (file_sha256(path), file_sha256(index_path(path)))
+    ):
+        return None
+    return known
 
 
 def _is_saved(out: Path, manifest: Manifest) -> bool:
@@ -185,61 +315,25 @@ def _check_target(config: PackConfig, fingerprint: str) -> None:
         raise InputError(path, problem, "Give another --out, or --update to pack what differs")
 
 
-def _pack_shards(
-    config: PackConfig, shards: list[PlannedShard]
-) -> Iterator[tuple[PlannedShard, ShardResult]]:
-    total = sum(shard.count for shard in shards)
-    results = _pack_samples(config, (s for shard in shards for s in shard.samples), total)
+def _pack_shards(config: PackConfig, missing: list[PlannedShard]) -> Iterator[PackedShard]:
+    """Pack shards, in this process or by workers, and yield their records as they are done."""
+    job = partial(pack_shard, config.source, config.out, config.settings)
+    workers = min(config.workers or usable_cores(), len(missing))
+    total = sum(len(shard.samples) for shard in missing)
     with tqdm(total=total, unit="img", desc="pack", disable=None, smoothing=0.05) as bar:
-        for shard in shards:
-            yield shard, _write_one(config.out, shard, results, bar)
+        for record in map(job, missing) if workers <= 1 else _by_workers(job, missing, workers):
+            bar.update(record.shard.samples + len(record.dropped))
+            yield record
 
 
-def _write_one(
-    out: Path, shard: PlannedShard, results: Iterator[PackedSample], bar: tqdm[Any]
-) -> ShardResult:
-    eyes = EyeCount()
-    dropped: list[Dropped] = []
-    empty: list[str] = []
-
-    def kept() -> Iterator[tuple[str, dict[str, bytes]]]:
-        nonlocal eyes
-        for packed in islice(results, shard.count):
-            bar.update()
-            if packed.reason:
-                dropped.append(Dropped(packed.key, packed.reason))
-                continue
-            eyes = eyes + packed.eyes
-            empty.extend(packed.empty_masks)
-            yield packed.key, packed.parts
-
-    record = write_shard(out, shard.name, kept())
-    if not record.samples:  # every sample dropped: readers need not meet an empty tar
-        (out / record.name).unlink()
-        index_path(out / record.name).unlink()
-    return ShardResult(shard.digest, record, eyes, tuple(dropped), tuple(empty))
-
-
-def _pack_samples(
-    config: PackConfig, samples: Iterator[RawSample], total: int
-) -> Iterator[PackedSample]:
-    """Yield the packed samples in order, computed by worker processes some chunks ahead."""
-    chunks = iter(lambda: list(islice(samples, _CHUNK)), [])
-    workers = min(config.workers or usable_cores(), max(1, total // _CHUNK))
-    if workers == 1:
-        for chunk in chunks:
-            yield from _pack_chunk(config.source, chunk, config.settings)
-        return
+def _by_workers(
+    job: partial[PackedShard], missing: list[PlannedShard], workers: int
+) -> Iterator[PackedShard]:
     # spawn: a fork of a process with running threads (torch, DALI, OpenCV) can deadlock.
     executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
-    ahead: deque[Future[list[PackedSample]]] = deque()
     try:
-        while True:
-            for chunk in islice(chunks, 4 * workers - len(ahead)):
-                ahead.append(executor.submit(_pack_chunk, config.source, chunk, config.settings))
-            if not ahead:
-                break
-            yield from ahead.popleft().result()
+        for done in as_completed([executor.submit(job, shard) for shard in missing]):
+            yield done.result()
     except BrokenProcessPool:
         remedy = "Finished shards are kept: run again, with fewer --workers if memory was short"
         raise InputError("pack", "a worker process was ended from outside", remedy) from None
@@ -254,36 +348,25 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)
 
 
-def _pack_chunk(
-    source: Path, samples: list[RawSample], settings: PackSettings
-) -> list[PackedSample]:
-    return [pack_sample(source, sample, settings) for sample in samples]
-
-
 def _manifest(
-    config: PackConfig,
-    plan: Plan,
-    fingerprint: str,
-    shards: list[PlannedShard],
-    finished: dict[str, ShardResult],
+    config: PackConfig, plan: Plan, fingerprint: str, records: list[PackedShard]
 ) -> Manifest:
     splits = {}
     for split in SPLITS:
-        results = [finished[shard.name] for shard in shards if shard.split == split]
+        mine = [record for record in records if record.shard.name.startswith(f"{split}/")]
         splits[split] = SplitRecord(
-            sum(result.shard.samples for result in results),
-            sum((result.eyes for result in results), EyeCount()),
-            tuple(result.shard for result in results if result.shard.samples),
+            sum(record.shard.samples for record in mine),
+            sum((record.eyes for record in mine), EyeCount()),
+            tuple(record.shard for record in mine if record.shard.samples),
         )
-    ordered = [finished[shard.name] for shard in shards]
     return Manifest(
         settings=config.settings,
         source=config.source.name,
         fingerprint=fingerprint,
         split_rule=plan.split_rule,
         splits=splits,
-        dropped=plan.dropped + tuple(row for result in ordered for row in result.dropped),
-        empty_masks=tuple(sorted(name for result in ordered for name in result.empty_masks)),
+        dropped=plan.dropped + tuple(row for record in records for row in record.dropped),
+        empty_masks=tuple(sorted(name for record in records for name in record.empty_masks)),
         notes=plan.notes,
     )
 
@@ -292,9 +375,8 @@ def _remove_strays(out: Path, manifest: Manifest) -> None:
     """Delete shards that the manifest does not list, and what a kill left half written."""
     listed = {out / shard.name for split in manifest.splits.values() for shard in split.shards}
     for split in SPLITS:
-        for path in (out / split).glob("eyes-*.tar"):
-            if path not in listed:
+        for path in (out / split).glob("eyes-*"):
+            if path.with_suffix(".tar") not in listed:
                 path.unlink()
-                index_path(path).unlink(missing_ok=True)
         for path in (out / split).glob(".eyes-*.tmp"):
             path.unlink(missing_ok=True)

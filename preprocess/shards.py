@@ -9,9 +9,10 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from preprocess.errors import InputError
 from preprocess.files import atomic_file
@@ -65,46 +66,77 @@ def index_path(shard: Path) -> Path:
     return shard.with_suffix(".idx")
 
 
-def write_shard(
-    root: Path, name: str, samples: Iterable[tuple[str, dict[str, bytes]]]
-) -> ShardRecord:
-    """Write one shard and its index.
+def record_path(shard: Path) -> Path:
+    """Return the path of a shard's record (see `preprocess.pack`)."""
+    return shard.with_suffix(".json")
+
+
+class ShardWriter:
+    """Writes one shard and its index, sample by sample; a context, at whose end both are there.
 
     Parameters
     ----------
-    root
-        Folder of the pack.
-    name
-        Path relative to it.
-    samples
-        (key, {extension: bytes}); keys match ``[a-z0-9_-]+``, because DALI takes everything after
-        the first dot as the extension and splits index lines at spaces.
+    path
+        The shard.
     """
-    path = root / name
-    digest = hashlib.sha256()
-    at, lines = 0, []
-    with atomic_file(path) as file:
 
-        def put(data: bytes) -> None:
-            nonlocal at
-            digest.update(data)
-            file.write(data)
-            at += len(data)
+    def __init__(self, path: Path) -> None:
+        self._path, self._digest, self._bytes = path, hashlib.sha256(), 0
+        self._lines: list[str] = []
+        self._stack = ExitStack()
 
+    def __enter__(self) -> ShardWriter:
+        self._file = self._stack.enter_context(atomic_file(self._path))
+        return self
+
+    def add(self, key: str, parts: dict[str, bytes]) -> None:
+        """Add a sample.
+
+        Parameters
+        ----------
+        key
+            Matches ``[a-z0-9_-]+``, because DALI takes everything after the first dot as the
+            extension and splits index lines at spaces.
+        parts
+            Bytes by extension.
+        """
+        components = []
+        for extension in sorted(parts):
+            data, member = parts[extension], f"{key}.{extension}"
+            self._put(_header(member, len(data)))
+            components.append((extension, self._bytes, len(data), member))
+            self._put(data)
+            self._put(b"\0" * (-len(data) % _BLOCK))
+        self._lines.append(IndexEntry(key, tuple(components)).line())
+
+    def __exit__(self, *failed: Any) -> None:
+        if failed[0] is None:
+            self._put(b"\0" * (2 * _BLOCK))
+        self._stack.__exit__(*failed)
+        if failed[0] is None:
+            self._index = format_index(self._lines)
+            with atomic_file(index_path(self._path)) as file:
+                file.write(self._index)
+
+    def record(self, name: str) -> ShardRecord:
+        """Say what was written; `name` is the shard's path relative to the pack's folder."""
+        digest = hashlib.sha256(self._index).hexdigest()
+        return ShardRecord(name, len(self._lines), self._bytes, self._digest.hexdigest(), digest)
+
+    def _put(self, data: bytes) -> None:
+        self._digest.update(data)
+        self._file.write(data)
+        self._bytes += len(data)
+
+
+def write_shard(
+    root: Path, name: str, samples: Iterable[tuple[str, dict[str, bytes]]]
+) -> ShardRecord:
+    """Write a shard of (key, {extension: bytes}) to `name`, relative to `root`."""
+    with ShardWriter(root / name) as writer:
         for key, parts in samples:
-            components = []
-            for extension in sorted(parts):
-                data, member = parts[extension], f"{key}.{extension}"
-                put(_header(member, len(data)))
-                components.append((extension, at, len(data), member))
-                put(data)
-                put(b"\0" * (-len(data) % _BLOCK))
-            lines.append(IndexEntry(key, tuple(components)).line())
-        put(b"\0" * (2 * _BLOCK))
-    index = format_index(lines)
-    with atomic_file(index_path(path)) as file:
-        file.write(index)
-    return ShardRecord(name, len(lines), at, digest.hexdigest(), hashlib.sha256(index).hexdigest())
+            writer.add(key, parts)
+    return writer.record(name)
 
 
 def _header(name: str, size: int) -> bytes:

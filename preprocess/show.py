@@ -32,6 +32,8 @@ def summary(root: Path, report: PackReport) -> str:
         lines.append(
             f"eyes: {eyes.two} images with two, {eyes.one} with one, {eyes.none} with none"
         )
+        if eyes.swapped:
+            lines.append(f"suspect: {eyes.swapped} of {eyes.two} have l_eye on the viewer's left")
     lines += [f"note: {note}" for note in manifest.notes]
     if manifest.empty_masks:
         lines.append(

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocess.celebamask import read_plan
-from preprocess.journal import plan_shards
 from preprocess.manifest import EyeCount, Manifest, PackSettings
 from preprocess.mask import LABELS, Mask, decode_label
-from preprocess.pack import PackConfig, PackReport, pack
+from preprocess.pack import PackConfig, PackReport, pack, samples_per_shard
 from preprocess.shards import read_samples
+from preprocess.show import summary
 
 IMAGES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno/0"
 SETTINGS = PackSettings(size=32, samples_per_shard=8)
@@ -224,6 +223,7 @@ def test_genuine_photographs_keep_their_split_and_their_eye_area(
     }
     assert manifest.dropped == ()
     assert sum((manifest.eyes.two, manifest.eyes.one, manifest.eyes.none)) == 844
+    assert (manifest.eyes.swapped, manifest.eyes.two) == (55, 818)
     before = sum(
         (np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)) > 127).mean()
         for path in (source / "CelebAMask-HQ-mask-anno").rglob("*_?_eye.png")
@@ -247,11 +247,22 @@ def test_reasons_do_not_differ_from_run_to_run(small: Path, tmp_path: Path) -> N
     assert manifests[0].count(b"no known image format") == 2
 
 
-def test_a_planned_sample_waits_in_a_few_bytes(source: Path) -> None:
-    """A set of 100,000 is planned at once and packed for minutes."""
-    plan = read_plan(source)
-    shards = plan_shards(plan, PackSettings(samples_per_shard=1000))
-    train = [sample for sample in plan.samples if sample.split == "train"]
-    assert {s.key: s for s in shards[0].samples} == {s.key: s for s in train}
-    assert shards[0].count == len(train) == 32
-    assert len(shards[0].packed) < 100 * shards[0].count
+@pytest.mark.parametrize(
+    ("samples", "most", "expected"),
+    [(40, 1024, 32), (844, 1024, 32), (844, 8, 8), (30_000, 1024, 512), (200_000, 1024, 1024)],
+)
+def test_small_sets_have_small_shards(samples: int, most: int, expected: int) -> None:
+    assert samples_per_shard(samples, most) == expected
+
+
+def test_masks_of_the_other_eye_are_counted(source: Path, tmp_path: Path) -> None:
+    before = run(source, tmp_path / "before").manifest.eyes
+    pairs = ([path, path.with_name(path.name.replace("l_eye", "r_eye"))]
+             for path in sorted((source / MASKS).glob("*_l_eye.png")))  # fmt: skip
+    left, right = next(pair for pair in pairs if pair[1].exists())
+    data = left.read_bytes()
+    left.write_bytes(right.read_bytes())
+    right.write_bytes(data)
+    report = run(source, tmp_path / "after")
+    assert report.manifest.eyes == replace(before, swapped=1)
+    assert f"1 of {before.two} have l_eye" in summary(tmp_path / "after", report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ from preprocess.check import check
 from preprocess.errors import InputError
 from preprocess.manifest import Manifest, PackSettings
 from preprocess.pack import PackConfig, PackReport, pack
-from preprocess.shards import index_path
+from preprocess.shards import index_path, record_path
 
 IMAGES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno/0"
 SETTINGS = PackSettings(size=32, samples_per_shard=8)
@@ -70,9 +69,9 @@ packing.pack(packing.PackConfig(Path(sys.argv[1]), Path(sys.argv[2]), settings, 
 def killed_after(shards: int, source: Path, out: Path) -> None:
     """Pack slowly in another process and end it by SIGKILL in the middle of a shard."""
     with subprocess.Popen([sys.executable, "-c", SLOWLY, str(source), str(out)]) as process:
-        journal, half = out / ".pack.jsonl", time.monotonic() + 30
-        while not (journal.exists() and journal.read_text().count("\n") >= shards):
-            assert time.monotonic() < half, "packed nothing in 30 seconds"
+        until = time.monotonic() + 30
+        while len(list(out.rglob("eyes-*.json"))) < shards:
+            assert time.monotonic() < until, "packed nothing in 30 seconds"
             time.sleep(0.005)
         while not list(out.rglob(".*.tmp")):
             time.sleep(0.001)
@@ -85,8 +84,7 @@ def test_a_killed_run_continues_without_repacking(small: Path, tmp_path: Path) -
     killed_after(3, small, out)
     assert not (out / "manifest.json").exists()
     assert list(out.rglob(".*.tmp"))
-    lines = [json.loads(line) for line in (out / ".pack.jsonl").read_text().splitlines()]
-    finished = {out / line["shard"]["name"] for line in lines}
+    finished = {path.with_suffix(".tar") for path in out.rglob("eyes-*.json")}
     times = stamps(out)
     assert 3 <= len(finished) <= 5
     report = run(small, out, settings)
@@ -97,7 +95,7 @@ def test_a_killed_run_continues_without_repacking(small: Path, tmp_path: Path) -
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_shard_that_a_kill_left_without_index_or_journal_line_is_packed_again(
+def test_a_shard_that_a_kill_left_without_index_or_record_is_packed_again(
     source: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -105,10 +103,10 @@ def test_a_shard_that_a_kill_left_without_index_or_journal_line_is_packed_again(
     before = files(out)
     (out / "manifest.json").unlink()
     (out / "train" / "eyes-000001.idx").unlink()
-    journal = (out / ".pack.jsonl").read_text()
-    (out / ".pack.jsonl").write_text(journal[:-30])
-    last = json.loads(journal.splitlines()[-1])["shard"]["samples"]
-    assert run(source, out).packed == 8 + last
+    (out / "train" / "eyes-000000.json").unlink()
+    cut = out / "train" / "eyes-000002.json"
+    cut.write_bytes(cut.read_bytes()[:-30])
+    assert run(source, out).packed == 24
     assert files(out) == before
 
 
@@ -186,9 +184,8 @@ def test_only_the_shard_of_a_changed_file_is_packed_again(
     assert report.packed == 8
     assert report.manifest.dropped == ()
     assert {path for path, at in stamps(out).items() if at != times[path]} == {shard}
-    assert {out / name for name, data in files(out).items() if data != before[name]} - {
-        index_path(shard)
-    } == {shard, out / "manifest.json"}
+    changed = {out / name for name, data in files(out).items() if data != before[name]}
+    assert changed - {index_path(shard)} == {shard, record_path(shard), out / "manifest.json"}
     run(source, tmp_path / "clean")
     assert files(out) == files(tmp_path / "clean")
     if not same_size:

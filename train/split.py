@@ -3,8 +3,8 @@
 Samples are numbered through the shards of a split. The order of an epoch is a pure function of
 pack, seed and epoch, so every decoder gives the same batches, a resumed run needs no state, and n
 processes with batch b / n each see exactly the batches of one process with batch b. Shuffling
-permutes the shards and the samples inside each (packing has already mixed the samples over the
-shards), so reading stays local to one shard.
+permutes the shards, and the samples of some shards together (packing has already mixed the samples
+over the shards), so reading stays local to a few shards.
 
 Keys, places and eyes are read from a shard when its turn comes: start-up and memory hardly depend
 on the number of samples.
@@ -31,7 +31,8 @@ Rows = npt.NDArray[np.int32]
 Centres = npt.NDArray[np.float32]
 
 _AGAIN = "Pack again: `make shards`"
-_KEPT_INDEXES = 4  # samples are asked for a shard after the other, with a few read ahead
+_MIXED = 4096  # samples that an epoch shuffles as one: a few shards
+_KEPT_LINES = 4 * _MIXED  # of indexes: what is read now, and what is read ahead
 _HEADER = 512  # bytes of a tar header
 # Where CelebA-HQ's alignment puts the eyes, as shares of the side; for pictures that show none.
 _USUAL = ((0.37, 0.48), (0.63, 0.48))
@@ -126,10 +127,13 @@ class Split:
             Steps x batch, int32: numbers of samples.
         """
         rng = np.random.default_rng((*b"order", seed, epoch))
+        shards = rng.permutation(len(self.shards))
         rows = np.concatenate([
-            (self._starts[shard] + rng.permutation(self.shards[shard][1])).astype(np.int32)
-            for shard in rng.permutation(len(self.shards))
+            np.arange(self._starts[shard], self._starts[shard + 1], dtype=np.int32)
+            for shard in shards
         ])  # fmt: skip
+        for at in range(0, len(rows), _MIXED):
+            rng.shuffle(rows[at : at + _MIXED])
         steps = self.steps(batch)
         return rows[: steps * batch].reshape(steps, batch)
 
@@ -151,14 +155,12 @@ class Split:
             If one of them is missing, or the shard has another file in its place.
         """
         with ExitStack() as stack:
-            opened, file = -1, None
+            files: dict[int, FileIO] = {}
             for shard, line in self._places(rows):
-                if shard != opened:
-                    stack.close()
-                    path = self.shards[shard][0]
-                    opened, file = shard, stack.enter_context(path.open("rb", buffering=0))
-                assert file
-                yield _read_sample(file, path, self._index(shard).entry(line))
+                path = self.shards[shard][0]
+                if shard not in files:
+                    files[shard] = stack.enter_context(path.open("rb", buffering=0))
+                yield _read_sample(files[shard], path, self._index(shard).entry(line))
 
     def eyes(self, rows: Rows) -> Centres:
         """Return x and y in pixels of both eyes of samples, N x 2 x 2 float32.
@@ -187,7 +189,7 @@ class Split:
         if shard not in self._indexes:
             path = self.shards[shard][0]
             read_ahead(path)
-            if len(self._indexes) >= _KEPT_INDEXES:
+            while sum(len(index.lines) for index in self._indexes.values()) > _KEPT_LINES:
                 del self._indexes[next(iter(self._indexes))]
             self._indexes[shard] = ShardIndex.read(path)
         return self._indexes[shard]
