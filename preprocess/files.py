@@ -14,15 +14,19 @@ T = TypeVar("T")
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that appears under its name only when complete and synced."""
+def atomic_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears under its name only when complete.
+
+    With `sync` it is also on the disk by then, so that a power cut leaves no empty file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -224,7 +224,7 @@ def pack_shard(
         planned.digest, writer.record(planned.name), eyes, tuple(dropped), tuple(empty)
     )
     if record.shard.samples:
-        with atomic_file(record_path(path)) as file:
+        with atomic_file(record_path(path), sync=False) as file:
             file.write(json.dumps(asdict(record), indent=1).encode() + b"\n")
     else:
         path.unlink()
@@ -277,24 +277,21 @@ def _count_eyes(seen: dict[str, Mask]) -> EyeCount:
 def _finished(config: PackConfig, planned: PlannedShard) -> PackedShard | None:
     """Return the record of a shard that is there, of this plan and not out of date.
 
-    With `overwrite`, dates and sizes are not enough: the checksums are computed, and a shard that
+    With `overwrite`, date and size are not enough: the checksum is computed, and a shard that
     lacks a sample counts as missing, because the sample may be readable by now.
     """
     path = config.out / planned.name
     try:
         known = PackedShard.load(record_path(path))
-        stat, there = path.stat(), index_path(path).exists()
+        if known.digest != planned.digest:
+            return None
+        stat, index = path.stat(), file_sha256(index_path(path))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    current = stat.st_size == known.shard.bytes and stat.st_mtime >= planned.modified
-    if not (known.digest == planned.digest and there and current):
-        return None
-    digests = (known.shard.sha256, known.shard.index_sha256)
-    if config.overwrite and (
-        known.dropped or digests != (file_sha256(path), file_sha256(index_path(path)))
-    ):
-        return None
-    return known
+    whole = stat.st_size == known.shard.bytes and index == known.shard.index_sha256
+    if config.overwrite and whole:
+        whole = not known.dropped and file_sha256(path) == known.shard.sha256
+    return known if whole and stat.st_mtime >= planned.modified else None
 
 
 def _is_saved(out: Path, manifest: Manifest) -> bool:

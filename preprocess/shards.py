@@ -115,7 +115,8 @@ class ShardWriter:
         self._stack.__exit__(*failed)
         if failed[0] is None:
             self._index = format_index(self._lines)
-            with atomic_file(index_path(self._path)) as file:
+            # Not synced, nor is the record: what a power cut damages is packed again.
+            with atomic_file(index_path(self._path), sync=False) as file:
                 file.write(self._index)
 
     def record(self, name: str) -> ShardRecord:
