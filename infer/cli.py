@@ -87,8 +87,9 @@ def main(
     from tqdm import tqdm
 
     from infer.output import View, check_suffix
+    from infer.photos import find_photos, plan
     from infer.predictor import Predictor
-    from infer.run import Failure, find_photos, plan, run
+    from infer.run import Failure, run
 
     drawn = [View(name) for name in dict.fromkeys(wanted or ["panel"])]
     photos = find_photos([*images, *more])

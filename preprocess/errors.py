@@ -34,3 +34,9 @@ class InputError(ValueError):
 
 class DecodeError(InputError):
     """An image file that no decoder can read."""
+
+
+def require(true: bool, where: str, problem: str, expected: str) -> None:
+    """Raise an `InputError` unless a condition holds."""
+    if not true:
+        raise InputError(where, problem, f"Expected {expected}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from preprocess.celebamask import SPLITS, Dropped
-from preprocess.errors import InputError
+from preprocess.errors import InputError, require
 from preprocess.files import atomic_file, from_fields
 from preprocess.mask import LABELS
 from preprocess.shards import ShardRecord
@@ -34,15 +34,11 @@ class PackSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(16 <= self.size <= 4096, "size", self.size, "16 to 4096 pixels")
-        _require(self.size % 16 == 0, "size", self.size, "a multiple of 16")
-        _require(1 <= self.quality <= 100, "quality", self.quality, "1 to 100")
-        _require(self.samples_per_shard >= 1, "samples-per-shard", self.samples_per_shard, ">= 1")
-
-
-def _require(true: bool, option: str, value: object, expected: str) -> None:
-    if not true:
-        raise InputError(f"--{option}", f"is {value}", f"Expected {expected}")
+        require(16 <= self.size <= 4096, "--size", f"is {self.size}", "16 to 4096 pixels")
+        require(self.size % 16 == 0, "--size", f"is {self.size}", "a multiple of 16")
+        require(1 <= self.quality <= 100, "--quality", f"is {self.quality}", "1 to 100")
+        most = self.samples_per_shard
+        require(most >= 1, "--samples-per-shard", f"is {most}", ">= 1")
 
 
 @dataclass(frozen=True)

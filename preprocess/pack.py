@@ -21,28 +21,16 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
-import numpy as np
-import simplejpeg
 from tqdm import tqdm
 
-from preprocess.celebamask import EYES, SPLITS, Dropped, Plan, RawSample, read_plan
-from preprocess.errors import DecodeError, InputError
+from preprocess.celebamask import SPLITS, Dropped, Plan, read_plan
+from preprocess.encode import pack_sample
+from preprocess.errors import InputError
 from preprocess.files import atomic_file, file_sha256, from_fields
-from preprocess.image import decode_fitted
-from preprocess.manifest import (
-    FORMAT_VERSION,
-    MANIFEST_FILE,
-    EyeCount,
-    Manifest,
-    PackSettings,
-    SplitRecord,
-)
-from preprocess.mask import LABELS, Mask, decode_mask, encode_label, eye_centres, label_map
+from preprocess.manifest import MANIFEST_FILE, EyeCount, Manifest, PackSettings, SplitRecord
+from preprocess.plan import PlannedShard, plan_shards
 from preprocess.runtime import end_with_parent, keep_freed_memory, usable_cores
-from preprocess.shards import ShardRecord, ShardWriter, index_path, record_path, shard_name
-
-# A set is cut into so many shards or more, as far as they keep so many samples.
-_SHARDS, _LEAST = 32, 32
+from preprocess.shards import ShardRecord, ShardWriter, index_path, record_path
 
 
 @dataclass(frozen=True)
@@ -86,27 +74,6 @@ class PackReport:
 
 
 @dataclass(frozen=True)
-class PlannedShard:
-    """A shard before it is packed.
-
-    Attributes
-    ----------
-    name, split, samples
-        What it will be.
-    digest
-        Of name, settings and samples.
-    modified
-        When the newest of its files was changed, in seconds since the epoch.
-    """
-
-    name: str
-    split: str
-    samples: tuple[RawSample, ...]
-    digest: str
-    modified: float
-
-
-@dataclass(frozen=True)
 class PackedShard:
     """The record of a shard: what the manifest will say of it, and the digest of its plan."""
 
@@ -127,16 +94,6 @@ class PackedShard:
             tuple(from_fields(Dropped, row) for row in content["dropped"]),
             tuple(content["empty_masks"]),
         )
-
-
-@dataclass(frozen=True)
-class PackedSample:
-    """The bytes of one sample, by extension; none, but the reason, if it was dropped."""
-
-    parts: dict[str, bytes]
-    eyes: EyeCount = EyeCount()
-    empty_masks: tuple[str, ...] = ()
-    reason: str = ""
 
 
 def pack(config: PackConfig) -> PackReport:
@@ -165,39 +122,6 @@ def pack(config: PackConfig) -> PackReport:
         manifest.save(config.out)
     packed = sum(records[shard.name].shard.samples for shard in missing)
     return PackReport(manifest, packed, time.perf_counter() - started)
-
-
-def plan_shards(plan: Plan, settings: PackSettings) -> list[PlannedShard]:
-    """Shuffle each split once, by a hash of seed and key, and cut it into shards."""
-
-    def rank(sample: RawSample) -> bytes:
-        return hashlib.sha256(f"{settings.seed}:{sample.key}".encode()).digest()
-
-    fixed = f"{FORMAT_VERSION}{json.dumps(asdict(settings), sort_keys=True)}"
-    size = samples_per_shard(len(plan.samples), settings.samples_per_shard)
-    shards = []
-    for split in SPLITS:
-        samples = sorted((s for s in plan.samples if s.split == split), key=rank)
-        for number, at in enumerate(range(0, len(samples), size)):
-            name, part = shard_name(split, number), tuple(samples[at : at + size])
-            content = [
-                [s.key, [[eye, m.size] for eye, m in sorted(s.masks.items())], s.image.size]
-                for s in part
-            ]
-            digest = hashlib.sha256(f"{name}{fixed}{json.dumps(content)}".encode()).hexdigest()
-            modified = max(member.modified for sample in part for member in sample.members)
-            shards.append(PlannedShard(name, split, part, digest, modified))
-    return shards
-
-
-def samples_per_shard(samples: int, most: int) -> int:
-    """Return how many samples a shard of a set gets: fewer in small sets, to keep all cores busy.
-
-    It depends on the set alone, and is a power of two, so that a few photographs more or less
-    leave the shards as they are.
-    """
-    share = samples // _SHARDS
-    return min(most, max(_LEAST, 1 << max(0, share.bit_length() - 1)))
 
 
 def pack_shard(
@@ -230,48 +154,6 @@ def pack_shard(
         path.unlink()
         index_path(path).unlink()
     return record
-
-
-def pack_sample(source: Path, sample: RawSample, settings: PackSettings) -> PackedSample:
-    """Read, fit and encode one sample; one that cannot be decoded comes back with the reason."""
-    try:
-        data = sample.image.read(source)
-        square, geometry = decode_fitted(data, settings.size, sample.image.name)
-        masks = {
-            part: decode_mask(member.read(source), member.name)
-            for part, member in sample.masks.items()
-        }
-    except DecodeError as error:
-        return PackedSample({}, reason=f"{error.where}: {error.problem}")
-    seen = {part: mask for part, mask in masks.items() if cv2.countNonZero(mask)}
-    label = label_map(seen, geometry)
-    meta = {
-        "area": {part: int(np.count_nonzero(label == LABELS[part])) for part in sorted(seen)},
-        "eyes": eye_centres(label),
-        "geometry": asdict(geometry),
-        "key": sample.key,
-        "source": sample.image.name.rpartition("/")[2],
-    }
-    jpg = simplejpeg.encode_jpeg(
-        square, quality=settings.quality, colorspace="RGB", colorsubsampling=settings.subsampling
-    )
-    parts = {
-        "jpg": jpg,
-        "json": json.dumps(meta, sort_keys=True, separators=(",", ":")).encode(),
-        "png": encode_label(label),
-    }
-    empty = tuple(sorted(sample.masks[part].name for part in masks.keys() - seen.keys()))
-    return PackedSample(parts, _count_eyes(seen), empty if "eye" not in masks else ())
-
-
-def _count_eyes(seen: dict[str, Mask]) -> EyeCount:
-    if "eye" in seen:
-        return EyeCount(merged=1)
-    starts = [cv2.boundingRect(seen[eye])[0] for eye in EYES if eye in seen]
-    if len(starts) == 2:
-        left, right = starts
-        return EyeCount(two=1, swapped=int(left < right))
-    return EyeCount(one=len(starts), none=1 - len(starts))
 
 
 def _finished(config: PackConfig, planned: PlannedShard) -> PackedShard | None:

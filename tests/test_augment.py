@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.augment import Draw, augment, draw, plain
+from train.augment import augment, plain
 from train.config import AugmentConfig, Crop, Effect
+from train.draw import Draw, draw
 
 SIZE = 64
 WHOLE = (SIZE, SIZE)

@@ -17,9 +17,10 @@ from infer.cli import main
 from infer.eyes import measure_eyes
 from infer.faces import FaceFinder
 from infer.output import View
+from infer.photos import plan
 from infer.predictor import NO_FACE
 from infer.record import to_record
-from infer.run import plan, run
+from infer.run import run
 from preprocess.errors import InputError
 from preprocess.image import decode_rgb
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from preprocess.runtime import dali_is_installed
-from train.augment import augment, draw
+from train.augment import augment
 from train.config import AugmentConfig, ModelConfig, TrainConfig
 from train.data import Loader
 from train.device import amp_dtype
+from train.draw import draw
 from train.evaluate import evaluate_checkpoint
 from train.loop import fit
 from train.model import UNet, to_channels_last

@@ -13,7 +13,8 @@ from PIL import Image
 from infer import Predictor
 from infer.cli import main
 from infer.output import View, draw, save
-from infer.run import Failure, Result, find_photos, plan, run
+from infer.photos import find_photos, plan
+from infer.run import Failure, Result, run
 from preprocess.errors import InputError
 from preprocess.image import decode_fitted
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from infer import Predictor
 from infer.output import View
-from infer.run import Result, plan, run
+from infer.photos import plan
+from infer.run import Result, run
 
 
 def encoded_variants() -> dict[str, tuple[str, dict[str, object], str]]:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from preprocess.manifest import EyeCount, Manifest, PackSettings
 from preprocess.mask import LABELS, Mask, decode_label
-from preprocess.pack import PackConfig, PackReport, pack, samples_per_shard
+from preprocess.pack import PackConfig, PackReport, pack
+from preprocess.plan import samples_per_shard
 from preprocess.shards import read_samples
 from preprocess.show import summary
 

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from train.augment import augment, draw
+from train.augment import augment
 from train.calibration import logit_counts
 from train.config import AugmentConfig, ModelConfig
+from train.draw import draw
 from train.metrics import pixel_counts
 from train.model import UNet, to_channels_last
 from train.step import TrainStep

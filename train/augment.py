@@ -1,14 +1,10 @@
-"""Augmentation: random numbers drawn on the host, and what they do, on the batch's device.
+"""Augmentation, on the batch's device: what the numbers of `train.draw` do to it.
 
-The numbers follow from (seed, epoch, step) alone and are drawn for the batch of all processes, so
-a resumed run repeats them and each process takes its own rows. What they do is one code for every
-device: batched operations of torch, which never wait for a result. Effects that few pictures have
-are applied to those few; the host knows which.
+One code for every device: batched operations of torch, which never wait for a result. Effects that
+few pictures have are applied to those few; the host knows which.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,21 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from train.config import AugmentConfig, Effect
-from train.covers import draw_covers
+from train.config import AugmentConfig, TrainConfig
+from train.data import Batch
 from train.device import send
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
-
-# RGB to YIQ (FCC NTSC, 1953) and back: hue is an angle, saturation a length in its I-Q plane.
-_RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
-_YIQ_TO_RGB = np.array([[1, 0.956, 0.621], [1, -0.272, -0.647], [1, -1.107, 1.705]])
-_MIDDLE = 128.0
-_HUE_DEGREES = 60.0
-# Of crops: the share that lies anywhere, and how much more those are enlarged; of the others, how
-# many show both eyes; how far off the centre, in shares of the sides.
-_ANYWHERE, _ANYWHERE_ZOOM, _BOTH_EYES, _SCATTER = 0.25, 2.0, 0.7, 0.3
+from train.draw import MIDDLE, Draw, draw
+from train.split import Split
 
 # RGB to YCbCr and back (JFIF 1.02), chroma about 0.
 _RGB_TO_YCC = np.array(
@@ -49,159 +35,6 @@ _LUMA_STEPS = np.array([
 ])  # fmt: skip
 _CHROMA_STEPS = np.full((8, 8), 99)
 _CHROMA_STEPS[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Random numbers for a batch of N pictures; the first axis of every array is N.
-
-    Attributes
-    ----------
-    matrix
-        N x 2 x 3, output to input in pixels, (0, 0) the corner of the corner pixel.
-    hidden, blurred, noisy, compressed
-        N bool: whether the effect applies.
-    box, cover
-        N x 4 and N x 3: left, top, right and bottom of what is covered, in pixels of the input,
-        and its colour, RGB in levels.
-    colour
-        N x 3 x 4: what multiplies R, G and B and, last, what is added, in levels.
-    sigma, noise, grain, quality
-        N: standard deviation of blur (pixels) and of noise (levels), which noise, JPEG quality.
-    """
-
-    matrix: Floats
-    hidden: Flags
-    box: Floats
-    cover: Floats
-    colour: Floats
-    blurred: Flags
-    sigma: Floats
-    noisy: Flags
-    noise: Floats
-    grain: npt.NDArray[np.int64]
-    compressed: Flags
-    quality: npt.NDArray[np.int64]
-
-    def rows(self, part: slice) -> Draw:
-        """Return the numbers of some pictures of the batch."""
-        return Draw(**{name: array[part] for name, array in vars(self).items()})
-
-
-def draw(
-    config: AugmentConfig,
-    size: int,
-    seed: tuple[int, int, int],
-    eyes: npt.NDArray[np.float32],
-    shape: tuple[int, int],
-) -> Draw:
-    """Draw the numbers for a batch.
-
-    Parameters
-    ----------
-    config
-        Strengths and probabilities.
-    size
-        Side of the pictures in pixels.
-    seed
-        Seed, epoch and step: equal ones draw equal numbers.
-    eyes
-        N x 2 x 2, x and y in pixels of both eyes of each of N pictures (see `Split.eyes`).
-    shape
-        Height and width of what is shown, in pixels; `size` twice unless it is a crop.
-    """
-    count = len(eyes)
-    rng = np.random.default_rng((*b"augment", *seed))
-
-    def happens(effect: Effect) -> Flags:
-        return rng.random(count) < effect.probability
-
-    def symmetric(effect: Effect) -> Floats:
-        on = happens(effect)
-        return np.where(on, rng.uniform(-1, 1, count) * effect.strength, 0.0)
-
-    flip = happens(config.flip)
-    most = np.log1p(config.larger.strength) * happens(config.larger)
-    least = np.log1p(-config.smaller.strength) * happens(config.smaller)
-    scale = np.exp(rng.uniform(least, most))
-    ratio = Effect(config.aspect.probability, float(np.log1p(config.aspect.strength)))
-    stretch = np.exp(0.5 * symmetric(ratio))
-    angle = np.deg2rad(symmetric(config.rotation))
-    shift = np.stack([symmetric(config.translation), symmetric(config.translation)], axis=1)
-    light, grey, tinted = happens(config.light), happens(config.grey), happens(config.colour)
-    factors = 1 + config.light.strength * rng.uniform(-1, 1, (2, count)) * light
-    saturation = 1 + config.colour.strength * rng.uniform(-1, 1, count) * tinted
-    hue = config.colour.strength * _HUE_DEGREES * rng.uniform(-1, 1, count) * tinted
-    blurred, noisy, compressed = map(happens, (config.blur, config.noise, config.jpeg))
-    if config.crop:
-        source, target, anywhere = _crop_places(rng, eyes, size, shape)
-        scale = scale * np.where(anywhere, rng.uniform(1, _ANYWHERE_ZOOM, count), 1)
-    else:
-        source = np.full((count, 2), size / 2)
-        target = source + shift * size
-    hidden = happens(config.hide)
-    first, last, cover = draw_covers(rng, eyes, size, config.hide.strength)
-    sigma = rng.uniform(0.3, max(0.31, config.blur.strength), count)
-    noise = rng.uniform(0.1, 1, count) * config.noise.strength
-    worst = 100 - config.jpeg.strength
-    quality = rng.uniform(worst, max(worst, 90) + 1, count)
-    return Draw(
-        matrix=_matrices(flip, scale, stretch, angle, source, target),
-        hidden=hidden & (last > first).all(axis=1),
-        box=np.concatenate([first, last], axis=1),
-        cover=np.rint(cover),
-        colour=_colours(factors[0], factors[1], np.where(grey, 0.0, saturation), hue),
-        blurred=blurred,
-        sigma=sigma,
-        noisy=noisy,
-        noise=noise,
-        grain=rng.integers(1 << 30, size=count),
-        compressed=compressed,
-        quality=quality.astype(np.int64).clip(1, 100),
-    )
-
-
-def _crop_places(
-    rng: np.random.Generator, eyes: npt.NDArray[np.float32], size: int, shape: tuple[int, int]
-) -> tuple[Floats, Floats, Flags]:
-    """Choose a point of each picture, N x 2, where in the crop it lies, N x 2, if anywhere, N.
-
-    The point is between the eyes, on one of them or anywhere; it lies within 0.3 of the crop's
-    sides from its centre.
-    """
-    count = len(eyes)
-    one = eyes[np.arange(count), rng.integers(2, size=count)]
-    point = np.where(rng.random((count, 1)) < _BOTH_EYES, eyes.mean(axis=1), one)
-    anywhere = rng.random((count, 1)) < _ANYWHERE
-    point = np.where(anywhere, rng.uniform(0, size, (count, 2)), point)
-    place = np.array(shape[::-1]) * (0.5 + rng.uniform(-_SCATTER, _SCATTER, (count, 2)))
-    return point, place, anywhere[:, 0]
-
-
-def _matrices(
-    flip: Flags, scale: Floats, stretch: Floats, angle: Floats, source: Floats, target: Floats
-) -> Floats:
-    """Return N x 2 x 3 maps from output to input that take the points `target` to `source`."""
-    cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
-    mirror, upright = np.where(flip, -1.0, 1.0) / stretch, stretch
-    linear = np.stack([mirror * cos, mirror * -sin, upright * sin, upright * cos], axis=1)
-    linear = linear.reshape(-1, 2, 2)
-    offset = source - np.einsum("nij,nj->ni", linear, target)
-    return np.concatenate([linear, offset[:, :, None]], axis=2)
-
-
-def _colours(brightness: Floats, contrast: Floats, saturation: Floats, hue: Floats) -> Floats:
-    """Return N x 3 x 4: contrast about the middle and brightness, then hue and saturation."""
-    cos, sin = (f(np.deg2rad(hue)) * saturation for f in (np.cos, np.sin))
-    turn = np.zeros((len(hue), 3, 3))
-    turn[:, 0, 0] = 1
-    turn[:, 1, 1], turn[:, 1, 2], turn[:, 2, 1], turn[:, 2, 2] = cos, sin, -sin, cos
-    twist = _YIQ_TO_RGB @ turn @ _RGB_TO_YIQ
-    # The two tables are rounded: what is not to be changed must stay as it is.
-    twist[(saturation == 1) & (hue == 0)] = np.eye(3)
-    scaled = twist * (brightness * contrast)[:, None, None]
-    added = twist.sum(axis=2) * (brightness * (1 - contrast) * _MIDDLE)[:, None]
-    return np.concatenate([scaled, added[:, :, None]], axis=2)
 
 
 def plain(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -362,10 +195,45 @@ def _compress(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
         back = torch.einsum("ui,ncyuxv,vj->ncyixj", transform, back, transform)
         return back.reshape(plane.shape)
 
-    luma = quantised(planes[:, :1] - _MIDDLE, constant(_LUMA_STEPS)) + _MIDDLE
+    luma = quantised(planes[:, :1] - MIDDLE, constant(_LUMA_STEPS)) + MIDDLE
     chroma = quantised(nnf.avg_pool2d(planes[:, 1:], 2), constant(_CHROMA_STEPS))
     chroma = nnf.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
     joined = torch.cat([luma, chroma], dim=1)
     decoded = torch.einsum("ij,njhw->nihw", constant(_YCC_TO_RGB), joined)
     result: Tensor = decoded[:, :, :height, :width].clamp(0, 255)
     return result
+
+
+class AugmentedEpoch:
+    """The samples of an epoch: their order, and what the network is shown of them.
+
+    Parameters
+    ----------
+    config, split
+        The run, and its training samples.
+    epoch
+        Counted from 0.
+    mine
+        This process's rows of a batch of all processes.
+    """
+
+    def __init__(self, config: TrainConfig, split: Split, epoch: int, mine: slice) -> None:
+        self._stage, self._split, self._mine = config.stage(epoch), split, mine
+        self._seed = config.seed, epoch
+        self._rows = split.shuffled(config.batch, config.seed, epoch)
+        self.order = list(self._rows[:, mine])
+        crop = self._stage.crop
+        whole = (split.size, split.size)
+        self._shape = crop.pixels(split.size, config.model.stride) if crop else whole
+        self._by_eyes = crop is not None or self._stage.hide.probability > 0
+
+    def __call__(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
+        """Augment a batch; the numbers are drawn for the batch of all processes."""
+        if self._stage == AugmentConfig.off():
+            return plain(batch.images, batch.masks)
+        rows = self._rows[number]
+        eyes = np.zeros((len(rows), 2, 2), np.float32)
+        if self._by_eyes:
+            eyes = self._split.eyes(rows)
+        numbers = draw(self._stage, self._split.size, (*self._seed, number), eyes, self._shape)
+        return augment(batch.images, batch.masks, numbers.rows(self._mine), self._shape)

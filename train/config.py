@@ -10,17 +10,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from preprocess.errors import InputError
+from preprocess.errors import InputError, require
 
 AMP = ("auto", "bf16", "fp16", "off")
 LOADERS = ("auto", "dali", "portable")
 _CROP_MULTIPLE = 16  # JPEG's blocks of 8 x 8, with chroma at half the size
-
-
-def require(true: bool, where: str, problem: str, expected: str) -> None:
-    """Raise an `InputError` unless a condition holds."""
-    if not true:
-        raise InputError(where, problem, f"Expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -78,18 +72,15 @@ class Crop:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for side in (self.height, self.width):
-            problem = f"is {self.height:g}x{self.width:g}"
-            require(0 < side <= 1, "--augment crop", problem, "shares of the side, 0 to 1")
+        right = 0 < self.height <= 1 and 0 < self.width <= 1
+        problem = f"is {self.height:g}x{self.width:g}"
+        require(right, "--augment crop", problem, "shares of the side, 0 to 1")
 
     def pixels(self, size: int, stride: int) -> tuple[int, int]:
         """Return height and width in pixels for pictures of side `size`."""
         step = max(stride, _CROP_MULTIPLE)
-
-        def whole(share: float) -> int:
-            return min(size, max(1, round(share * size / step)) * step)
-
-        return whole(self.height), whole(self.width)
+        height, width = (round(share * size / step) for share in (self.height, self.width))
+        return min(size, max(1, height) * step), min(size, max(1, width) * step)
 
 
 @dataclass(frozen=True)
@@ -151,11 +142,9 @@ class AugmentConfig:
         """Check the ranges."""
         for name, effect in self.effects().items():
             where = f"--augment {name}"
-            require(0 <= effect.probability <= 1, where, f"has probability {effect.probability}",
-                    "0 to 1")  # fmt: skip
-            top = _STRONGEST.get(name, 1.0)
-            require(0 <= effect.strength <= top, where, f"has strength {effect.strength}",
-                    f"0 to {top:g}")  # fmt: skip
+            chance, strength, top = effect.probability, effect.strength, _STRONGEST.get(name, 1.0)
+            require(0 <= chance <= 1, where, f"has probability {chance}", "0 to 1")
+            require(0 <= strength <= top, where, f"has strength {strength}", f"0 to {top:g}")
 
     def effects(self) -> dict[str, Effect]:
         """Return the effects by name: everything but the crop."""
@@ -204,25 +193,18 @@ class AugmentConfig:
                     before = config.effects()[name].probability
                     new = Effect(float(chance) if colon else before, float(strength))
                     new = new if new.strength else Effect(0.0, 0.0)
-            except InputError:
-                raise
-            except ValueError:
-                problem = f"{value!r} is not readable"
+            except ValueError as error:
+                if isinstance(error, InputError):
+                    raise
                 example = "0.5x0.625" if name == "crop" else "0.3 or 0.5:0.3"
+                problem = f"{value!r} is not readable"
                 raise InputError(where, problem, f"Write off, {example}") from None
             config = replace(config, **{name: new})
         return config
 
 
-_STRONGEST = {
-    "larger": 9.0,
-    "aspect": 4.0,
-    "smaller": 0.9,
-    "rotation": 180.0,
-    "blur": 16.0,
-    "noise": 255.0,
-    "jpeg": 99.0,
-}
+_STRONGEST = {"larger": 9.0, "aspect": 4.0, "smaller": 0.9, "rotation": 180.0, "blur": 16.0,
+              "noise": 255.0, "jpeg": 99.0}  # fmt: skip
 _EARLY = 0.75  # of the sides, while crops have not grown yet: half the pixels
 
 
@@ -312,9 +294,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Fewest seconds to nearly its val F1: no covers, no stretching, less shrinking and blur,
     # because val shows none of them.
     "fast": {
-        "epochs": 24, "settle": 0.0, "grow": 0.3,
-        "augment": AugmentConfig().with_changes(
-            ("hide=off", "aspect=off", "smaller=0.26", "blur=0.1:2")
-        ),
+        "epochs": 24, "settle": 0.0, "grow": 0.3, "augment": AugmentConfig().with_changes(
+            ("hide=off", "aspect=off", "smaller=0.26", "blur=0.1:2")),
     },
 }  # fmt: skip

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from preprocess.errors import InputError
+from preprocess.errors import InputError, require
 from preprocess.runtime import dali_is_installed, usable_cores
-from train.config import LOADERS, require
+from train.config import LOADERS
 from train.device import send
 from train.split import Rows, Split
 

@@ -11,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from preprocess.errors import InputError
 from preprocess.manifest import Manifest, SplitRecord
-from train.augment import augment, draw, plain
+from train.augment import AugmentedEpoch
 from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file
-from train.config import AugmentConfig, TrainConfig
-from train.data import Batch, Loader, resolve_loader
+from train.config import TrainConfig
+from train.data import Loader, resolve_loader
 from train.device import amp_dtype
 from train.distributed import Processes, join_processes
 from train.evaluate import calibrate, evaluate, in_order
@@ -144,8 +143,8 @@ def _fit(
 
     for epoch in range(len(history), config.epochs):
         step.model.train()
-        view = _View(config, train, epoch, mine)
-        batches = loader.batches(view.order)
+        shown = AugmentedEpoch(config, train, epoch, mine)
+        batches = loader.batches(shown.order)
         started, waited, total = time.perf_counter(), 0.0, torch.zeros((), device=device)
         with tqdm(total=steps, unit="batch", desc=f"epoch {epoch + 1}/{config.epochs}",
                   disable=quiet or None, leave=False) as bar:  # fmt: skip
@@ -155,7 +154,7 @@ def _fit(
                 waited += time.perf_counter() - asked
                 done = epoch * steps + number
                 rate = learning_rate(done, config.epochs * steps, round(_WARMUP * steps))
-                total += step(*view(batch, number), rate, average_decay(done))
+                total += step(*shown(batch, number), rate, average_decay(done))
                 bar.update()
                 if (number + 1) % _LOG_STEPS == 0 or number + 1 == steps:
                     # The same figure on all processes, so that they stop together.
@@ -217,43 +216,6 @@ def _fit(
         save_predictions(drawn, judging, finished.threshold, path)
     warning = _warning(best, judge, config, manifest.splits["train"])
     return TrainResult(model_path, best, tuple(history), judge, warning)
-
-
-class _View:
-    """What the network is shown in an epoch.
-
-    Parameters
-    ----------
-    config, split
-        The run, and its training samples.
-    epoch
-        Counted from 0.
-    mine
-        This process's rows of a batch of all processes.
-    """
-
-    def __init__(self, config: TrainConfig, split: Split, epoch: int, mine: slice) -> None:
-        self._stage, self._split, self._mine = config.stage(epoch), split, mine
-        self._seed, self._whole = (
-            (config.seed, epoch),
-            split.shuffled(config.batch, config.seed, epoch),
-        )
-        self.order = list(self._whole[:, mine])
-        crop = self._stage.crop
-        whole = (split.size, split.size)
-        self._shape = crop.pixels(split.size, config.model.stride) if crop else whole
-        self._by_eyes = crop is not None or self._stage.hide.probability > 0
-
-    def __call__(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
-        """Augment a batch; the numbers are drawn for the batch of all processes."""
-        if self._stage == AugmentConfig.off():
-            return plain(batch.images, batch.masks)
-        rows = self._whole[number]
-        eyes = np.zeros((len(rows), 2, 2), np.float32)
-        if self._by_eyes:
-            eyes = self._split.eyes(rows)
-        numbers = draw(self._stage, self._split.size, (*self._seed, number), eyes, self._shape)
-        return augment(batch.images, batch.masks, numbers.rows(self._mine), self._shape)
 
 
 def _save(

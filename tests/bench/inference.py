@@ -68,7 +68,8 @@ def contend(faces: str, photos: Path, out: Path) -> Figures:
     """Run ours over the folder."""
     torch, predictor = tuned()
     from infer.output import View
-    from infer.run import Result, find_photos, plan, run
+    from infer.photos import find_photos, plan
+    from infer.run import Result, run
 
     def segment(files: Sequence[Path]) -> float:
         started = time.perf_counter()

@@ -111,9 +111,10 @@ def ceiling(shards: Path, seconds: float) -> Figures:
 
     import torch
 
-    from train.augment import augment, draw
+    from train.augment import augment
     from train.config import AugmentConfig
     from train.data import Loader
+    from train.draw import draw
     from train.model import UNet, parameter_count, to_channels_last
     from train.split import Split
     from train.step import TrainStep

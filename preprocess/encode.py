@@ -1,0 +1,69 @@
+"""One photograph and its masks to the bytes of a sample: JPEG, label map, and facts as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from preprocess.celebamask import EYES, RawSample
+from preprocess.errors import DecodeError
+from preprocess.image import decode_fitted
+from preprocess.manifest import EyeCount, PackSettings
+from preprocess.mask import LABELS, Mask, decode_mask, encode_label, eye_centres, label_map
+
+
+@dataclass(frozen=True)
+class PackedSample:
+    """The bytes of one sample, by extension; none, but the reason, if it was dropped."""
+
+    parts: dict[str, bytes]
+    eyes: EyeCount = EyeCount()
+    empty_masks: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def pack_sample(source: Path, sample: RawSample, settings: PackSettings) -> PackedSample:
+    """Read, fit and encode one sample; one that cannot be decoded comes back with the reason."""
+    try:
+        data = sample.image.read(source)
+        square, geometry = decode_fitted(data, settings.size, sample.image.name)
+        masks = {
+            part: decode_mask(member.read(source), member.name)
+            for part, member in sample.masks.items()
+        }
+    except DecodeError as error:
+        return PackedSample({}, reason=f"{error.where}: {error.problem}")
+    seen = {part: mask for part, mask in masks.items() if cv2.countNonZero(mask)}
+    label = label_map(seen, geometry)
+    meta = {
+        "area": {part: int(np.count_nonzero(label == LABELS[part])) for part in sorted(seen)},
+        "eyes": eye_centres(label),
+        "geometry": asdict(geometry),
+        "key": sample.key,
+        "source": sample.image.name.rpartition("/")[2],
+    }
+    jpg = simplejpeg.encode_jpeg(
+        square, quality=settings.quality, colorspace="RGB", colorsubsampling=settings.subsampling
+    )
+    parts = {
+        "jpg": jpg,
+        "json": json.dumps(meta, sort_keys=True, separators=(",", ":")).encode(),
+        "png": encode_label(label),
+    }
+    empty = tuple(sorted(sample.masks[part].name for part in masks.keys() - seen.keys()))
+    return PackedSample(parts, _count_eyes(seen), empty if "eye" not in masks else ())
+
+
+def _count_eyes(seen: dict[str, Mask]) -> EyeCount:
+    if "eye" in seen:
+        return EyeCount(merged=1)
+    starts = [cv2.boundingRect(seen[eye])[0] for eye in EYES if eye in seen]
+    if len(starts) == 2:
+        left, right = starts
+        return EyeCount(two=1, swapped=int(left < right))
+    return EyeCount(one=len(starts), none=1 - len(starts))
