@@ -1,29 +1,30 @@
-"""A trained network behind a plain function: RGB array in, faces, eyes and their mask out."""
+"""A trained network behind a plain function: a photograph in, faces, eyes and their mask out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from PIL import Image
 
-from infer.align import LEAST_EYE_DISTANCE, Alignment
 from infer.eyes import Eye, Face, measure_eyes
 from infer.faces import FaceFinder, FoundFace
-from infer.weights import load_bundled
-from preprocess.errors import InputError
-from preprocess.image import RGB, Geometry, fit
-from train.checkpoint import Checkpoint
-from train.device import resolve_device
-from train.model import fold_batch_norm, to_channels_last
+from infer.frame import LEAST_EYE_DISTANCE, FaceFrame, Frame, PhotoFrame
+from infer.network import Network, open_network
+from infer.output import View, draw, save
+from preprocess.errors import DecodeError, InputError
+from preprocess.image import RGB, decode_rgb
 
 # "auto", "whole", or how many of the largest faces.
 Faces = str | int
+Photo = RGB | str | PathLike[str] | bytes | Image.Image
+Plane = npt.NDArray[np.float32]
 NO_FACE = "no face was found, and the picture does not look like a cut-out face"
 
 
@@ -33,6 +34,8 @@ class Prediction:
 
     Attributes
     ----------
+    photo
+        H x W x 3, uint8, RGB.
     faces
         The faces and their eyes, the largest face first.
     probability
@@ -40,11 +43,12 @@ class Prediction:
     threshold
         Probability from which a pixel is an eye.
     warning
-        What the caller should know, such as that no face was found; empty where all went well.
+        What the caller should know, such as that no face was found; empty if all went well.
     """
 
+    photo: RGB
     faces: tuple[Face, ...]
-    probability: npt.NDArray[np.float32]
+    probability: Plane
     threshold: float
     warning: str = ""
 
@@ -58,31 +62,48 @@ class Prediction:
         """The eyes of all faces."""
         return tuple(eye for face in self.faces for eye in face.eyes)
 
+    def draw(self, view: View | str) -> npt.NDArray[np.uint8]:
+        """Draw the photograph and its eyes (see `infer.output.draw`)."""
+        return draw(View(view), self.photo, self.probability, self.threshold, self.eyes)
+
+    def cutout(self) -> npt.NDArray[np.uint8]:
+        """Return the eyes alone: H x W x 4 RGBA, soft at the edges, 0 everywhere else."""
+        return self.draw(View.CUTOUT)
+
+    def overlay(self) -> npt.NDArray[np.uint8]:
+        """Return the photograph beside itself with the eyes tinted and outlined."""
+        return self.draw(View.OVERLAY)
+
+    def save(self, path: str | PathLike[str], view: View | str = View.PANEL) -> None:
+        """Write a view as a picture, in the format of the file's ending."""
+        save(self.draw(view), Path(path))
+
+    def to_dict(self, photo: str = "") -> dict[str, Any]:
+        """Return the figures as plain numbers, lists and dictionaries (docs/json.md)."""
+        from infer.record import SCHEMA, rounded
+
+        height, width = self.probability.shape
+        return {
+            "schema": SCHEMA, "photo": photo, "width": width, "height": height,
+            "threshold": self.threshold, "warning": self.warning,
+            "faces": [rounded(asdict(face)) for face in self.faces],
+        }  # fmt: skip
+
 
 @dataclass(frozen=True)
-class Prepared:
-    """A photograph cut into what the network takes.
+class Look:
+    """A face and the frame through which the network sees it.
 
     Attributes
     ----------
-    shape
-        Height and width of the photograph.
-    squares
-        The network's inputs, size x size x 3 uint8 RGB: one a face, or the whole picture.
-    found, alignments
-        The faces, and the frame of each; None where it is too small to be segmented.
-    whole
-        Placement of the whole picture, where that is the (only) square.
-    must_look_like_a_face
-        Whether the whole picture counts only where its mask looks like the eyes of one face.
+    face
+        None: the whole photograph is looked at.
+    frame
+        None: the face is too small to be segmented.
     """
 
-    shape: tuple[int, int]
-    squares: tuple[RGB, ...]
-    found: tuple[FoundFace, ...] = ()
-    alignments: tuple[Alignment | None, ...] = ()
-    whole: Geometry | None = None
-    must_look_like_a_face: bool = False
+    face: FoundFace | None
+    frame: Frame | None
 
 
 class Predictor:
@@ -90,176 +111,154 @@ class Predictor:
 
     Parameters
     ----------
-    checkpoint
-        Weights, input specification and threshold.
-    device
-        "auto", "cpu", "cuda" or "cuda:N".
+    network
+        See `infer.network`.
     finder
         Finds the faces; None makes one.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, device: str = "auto", finder: FaceFinder | None = None
-    ) -> None:
-        self.device = resolve_device(device)
-        self.spec = checkpoint.spec
-        self.threshold = checkpoint.threshold
+    def __init__(self, network: Network, finder: FaceFinder | None = None) -> None:
+        self.network = network
         self.finder = finder or FaceFinder()
-        self._model = checkpoint.build(
-            to_channels_last(fold_batch_norm(checkpoint.network()), self.device)
-        )
 
     @classmethod
-    def from_checkpoint(cls, path: str | PathLike[str], device: str = "auto") -> Predictor:
-        """Load a checkpoint that `train` wrote.
+    def from_checkpoint(
+        cls, path: str | PathLike[str], device: str = "auto", threads: int = 0
+    ) -> Predictor:
+        """Load a model that `train` wrote: ``.pth``, ``.safetensors`` or ``.onnx``.
 
         Raises
         ------
         InputError
-            Where the file is missing, damaged or no such checkpoint, or the device is not there.
+            If the file is missing, damaged or no such model, or the device is not there.
         """
-        return cls(Checkpoint.load(Path(path)), device)
+        return cls(open_network(Path(path), device, threads), FaceFinder(threads=threads))
 
     @classmethod
-    def bundled(cls, device: str = "auto") -> Predictor:
+    def bundled(cls, device: str = "auto", threads: int = 0) -> Predictor:
         """Load the weights that come with the package (`infer.weights`: read their terms).
 
+        Parameters
+        ----------
+        device
+            auto and cpu take ONNX Runtime; cuda, cuda:N and mps take torch.
+        threads
+            For one photograph; 0 takes all cores. 1 is best if many are segmented side by side.
+
         Raises
         ------
         InputError
-            Where they are missing or differ from their checksum, or the device is not there.
+            If they are missing or differ from their checksum, or the device is not there.
         """
-        return cls(load_bundled(), device)
+        return cls(open_network(None, device, threads), FaceFinder(threads=threads))
 
-    def predict(self, rgb: RGB, faces: Faces = "auto") -> Prediction:
+    def predict(self, photo: Photo, faces: Faces = "auto") -> Prediction:
         """Segment one photograph.
 
         Parameters
         ----------
-        rgb
-            H x W x 3, uint8, RGB, upright, of any size.
+        photo
+            A path, the bytes of a file or a Pillow image, whose EXIF orientation is applied; or
+            an H x W x 3 uint8 RGB array, which is taken as it is. Any size.
         faces
-            "auto": every face that is found or, where there is none, the whole picture if it
+            "auto": every face that is found or, if there is none, the whole picture, provided it
             looks like one cut-out face. "whole": the whole picture, as it is. A number: so many
             of the largest faces.
 
         Raises
         ------
         InputError
-            Where the array is of another shape or type, or `faces` is something else.
+            If the photograph cannot be read, the array is of another shape or type, or `faces`
+            is something else.
         """
-        prepared = self.prepare(rgb, faces)
-        return self.assemble(prepared, self.probabilities(prepared.squares))
+        rgb = to_rgb(photo)
+        looks = self.look(rgb, faces)
+        return self.assemble(rgb, looks, self.planes(rgb, looks), faces)
 
-    def prepare(
+    def look(
         self, rgb: RGB, faces: Faces = "auto", found: Sequence[FoundFace] | None = None
-    ) -> Prepared:
-        """Find the faces of a photograph and cut them out: what `predict` does first.
+    ) -> list[Look]:
+        """Find the faces of a photograph and frame them.
 
         Parameters
         ----------
-        rgb, faces
+        rgb
+            H x W x 3, uint8, RGB.
+        faces
             As in `predict`.
         found
-            The faces, where they are known already.
-
-        Raises
-        ------
-        InputError
-            As `predict`.
+            The faces, if they are known already.
         """
-        shape_is_right = rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.size > 0
-        if not shape_is_right or rgb.dtype != np.uint8:
-            problem = f"is an array of shape {rgb.shape} and type {rgb.dtype}"
-            raise InputError("rgb", problem, "Expected H x W x 3, uint8")
         if faces not in ("auto", "whole") and not (isinstance(faces, int) and faces > 0):
             raise InputError("faces", f"is {faces!r}", "Expected auto, whole or a number above 0")
-        shape = rgb.shape[:2]
-        if faces == "whole":
-            square, geometry = fit(rgb, self.spec.size)
-            return Prepared(shape, (square,), whole=geometry)
         if found is None:
-            # Of a face that is cut out already, a closer look finds only strangers far behind it.
-            one = faces in ("auto", 1)
-            found = self.finder.find(rgb, (lambda f: _is_cut_out(f, shape)) if one else None)
+            found = [] if faces == "whole" else self.finder.find(rgb)
         found = sorted(found, key=lambda face: -face.box[2] * face.box[3])
         if isinstance(faces, int):
             found = found[:faces]
-        alignments = [
-            Alignment.of_face(face.landmarks, self.spec.size)
-            if _eye_distance(face) >= LEAST_EYE_DISTANCE
-            else None
+        size, stride = self.network.size, self.network.stride
+        if not found:
+            return [Look(None, PhotoFrame.of(rgb.shape, size))]
+        return [
+            Look(face, FaceFrame.of_face(face.landmarks, size, stride) if _is_large(face) else None)
             for face in found
         ]
-        if not found or _is_cut_out(found, shape):
-            square, geometry = fit(rgb, self.spec.size)
-            return Prepared(
-                shape, (square,), tuple(found), whole=geometry, must_look_like_a_face=not found
-            )
-        squares = tuple(alignment.sample(rgb) for alignment in alignments if alignment)
-        return Prepared(shape, squares, tuple(found), tuple(alignments))
 
-    @torch.inference_mode()
-    def probabilities(self, squares: Sequence[RGB]) -> npt.NDArray[np.float32]:
-        """Run the network on squares, as one batch.
+    def planes(self, rgb: RGB, looks: Sequence[Look]) -> list[Plane]:
+        """Run the network on the frames of a photograph: H x W float32, 0..1, for each."""
+        pictures = [look.frame.sample(rgb) for look in looks if look.frame]
+        return list(self.network(np.stack(pictures))) if pictures else []
 
-        Parameters
-        ----------
-        squares
-            Each size x size x 3, uint8, RGB (`spec.size`), from `prepare` or fitted by
-            `preprocess.image`.
-
-        Returns
-        -------
-        numpy.ndarray
-            N x size x size, float32, 0..1.
-        """
-        if not squares:
-            return np.zeros((0, self.spec.size, self.spec.size), np.float32)
-        images = torch.from_numpy(np.stack(squares)).to(self.device).permute(0, 3, 1, 2)
-        probability: npt.NDArray[np.float32] = self._model(images).sigmoid()[:, 0].cpu().numpy()
-        return probability
-
-    def assemble(self, prepared: Prepared, planes: npt.NDArray[np.float32]) -> Prediction:
-        """Bring the network's answers back into the photograph: what `predict` does last.
-
-        Parameters
-        ----------
-        prepared
-            From `prepare`.
-        planes
-            N x size x size, float32, 0..1: the probabilities of its squares.
-        """
-        if prepared.whole:
-            return self._assemble_whole(prepared, prepared.whole, planes[0])
-        probability = np.zeros(prepared.shape, np.float32)
-        remaining = iter(planes)
-        faces = []
-        for found, alignment in zip(prepared.found, prepared.alignments, strict=True):
-            if alignment is None:
-                problem = f"too small: its eyes are {_eye_distance(found):.0f} pixels apart"
-                faces.append(_face(found, (), problem))
+    def assemble(
+        self, rgb: RGB, looks: Sequence[Look], planes: Iterable[Plane], faces: Faces = "auto"
+    ) -> Prediction:
+        """Bring the network's answers back into the photograph, and measure the eyes."""
+        shape, threshold, remaining = rgb.shape[:2], self.network.threshold, iter(planes)
+        probability, measured = np.zeros(shape, np.float32), []
+        for look in looks:
+            if look.frame is None:
+                assert look.face is not None
+                problem = f"too small: its eyes are {_eye_distance(look.face):.0f} pixels apart"
+                measured.append(_face(look.face, (), problem))
                 continue
-            patch, (x, y) = alignment.restore(next(remaining), prepared.shape)
+            patch, (x, y) = look.frame.restore(next(remaining), shape)
+            eyes = measure_eyes(patch, threshold, (x, y), look.frame.matrix, look.frame.width)
+            if look.face is None:
+                if faces != "whole" and not _look_like_one_face(eyes, shape[1], shape[0]):
+                    return Prediction(rgb, (), probability, threshold, NO_FACE)
+                if eyes:
+                    box = (0.0, 0.0, float(shape[1]), float(shape[0]))
+                    measured.append(Face(box, (), None, eyes))
+            else:
+                measured.append(_face(look.face, eyes))
             part = probability[y : y + patch.shape[0], x : x + patch.shape[1]]
             np.maximum(part, patch, out=part)  # overlapping faces: the union
-            eyes = measure_eyes(patch, self.threshold, (x, y), alignment.matrix, self.spec.size)
-            faces.append(_face(found, eyes))
-        return Prediction(tuple(faces), probability, self.threshold)
+        return Prediction(rgb, tuple(measured), probability, threshold)
 
-    def _assemble_whole(
-        self, prepared: Prepared, geometry: Geometry, plane: npt.NDArray[np.float32]
-    ) -> Prediction:
-        height, width = prepared.shape
-        probability = geometry.restore(plane)
-        upright = np.array([[1.0, 0, 0], [0, 1.0, 0]])
-        eyes = measure_eyes(probability, self.threshold, (0, 0), upright, width)
-        if prepared.must_look_like_a_face and not _look_like_one_face(eyes, width, height):
-            return Prediction((), np.zeros_like(probability), self.threshold, NO_FACE)
-        if prepared.found:
-            return Prediction((_face(prepared.found[0], eyes),), probability, self.threshold)
-        faces = (Face((0.0, 0.0, float(width), float(height)), (), None, eyes),) if eyes else ()
-        return Prediction(faces, probability, self.threshold)
+
+def to_rgb(photo: Photo) -> RGB:
+    """Turn whatever `Predictor.predict` takes into H x W x 3 uint8 RGB.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is an array of another shape or type.
+    """
+    if isinstance(photo, np.ndarray):
+        rgb = photo
+        if rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size or rgb.dtype != np.uint8:
+            problem = f"is an array of shape {rgb.shape} and type {rgb.dtype}"
+            raise InputError("photo", problem, "Expected H x W x 3, uint8")
+        return rgb
+    if isinstance(photo, bytes):
+        return decode_rgb(photo, "photo")
+    if isinstance(photo, Image.Image):
+        return decode_pillow(photo)
+    try:
+        return decode_rgb(Path(photo).read_bytes(), str(photo))
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise DecodeError(photo, problem, "Check the path and its permissions") from None
 
 
 def _face(found: FoundFace, eyes: tuple[Eye, ...], problem: str = "") -> Face:
@@ -267,12 +266,8 @@ def _face(found: FoundFace, eyes: tuple[Eye, ...], problem: str = "") -> Face:
     return Face(found.box, points, found.score, eyes, problem)
 
 
-def _is_cut_out(found: Sequence[FoundFace], shape: tuple[int, ...]) -> bool:
-    """Tell a photograph that is, but for a little, the square of its only face."""
-    if len(found) != 1 or _eye_distance(found[0]) < LEAST_EYE_DISTANCE:
-        return False
-    # Any size does: the square is compared with the photograph.
-    return Alignment.of_face(found[0].landmarks, 256).is_nearly_all_of(shape)
+def _is_large(face: FoundFace) -> bool:
+    return _eye_distance(face) >= LEAST_EYE_DISTANCE
 
 
 def _eye_distance(face: FoundFace) -> float:

@@ -31,7 +31,7 @@ from train.model import InputSpec, UNet, to_channels_last
 MODEL_FILE = "eye_segmentation_model.pth"
 EXPORT_SUFFIX = ".safetensors"
 FORMAT_VERSION = 2
-_METADATA = "eye_segmentation"  # safetensors keeps strings only: one JSON text
+METADATA = "eye_segmentation"  # safetensors keeps strings only: one JSON text
 _EPOCH_FILE = re.compile(r"model_checkpoint_epoch_(\d+)\.pth")
 # Earlier files: what was a setting then, and the only value that is left.
 _FIXED = {"stem": 2, "detail": 8}
@@ -70,7 +70,7 @@ class Checkpoint:
     source: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """Return everything but tensors."""
         return {
             "format_version": FORMAT_VERSION,
@@ -103,7 +103,7 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
-        content = self._facts() | {"weights": self.weights, "training": self.training}
+        content = self.facts() | {"weights": self.weights, "training": self.training}
         with atomic_file(path) as file:
             torch.save(content, file)
 
@@ -152,12 +152,12 @@ class Checkpoint:
         from safetensors.torch import save
 
         if path.suffix != EXPORT_SUFFIX:
-            raise InputError(path, f"ends in {path.suffix!r}", f"Expected {EXPORT_SUFFIX}")
+            raise InputError(path, f"ends in {path.suffix!r}", "Expected .onnx or .safetensors")
         tensors = {
             name: (value.half() if value.ndim == 4 else value).contiguous()
             for name, value in self.weights.items()
         }
-        data = save(tensors, {_METADATA: json.dumps(self._facts(), sort_keys=True)})
+        data = save(tensors, {METADATA: json.dumps(self.facts(), sort_keys=True)})
         with atomic_file(path) as file:
             file.write(data)
         return hashlib.sha256(data).hexdigest()
@@ -199,7 +199,7 @@ def _read(
 
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            facts = json.loads((file.metadata() or {})[_METADATA])
+            facts = json.loads((file.metadata() or {})[METADATA])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     except SafetensorError as error:
         raise ValueError(str(error)) from None

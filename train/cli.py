@@ -148,13 +148,28 @@ def compare(runs: tuple[Path, ...], output: Path) -> None:
 
 @main.command()
 @click.option("--model", "model_path", type=PATH, default=MODEL, show_default=True)
-@click.option("--output", type=PATH, required=True, help="File to write, .safetensors.")
+@click.option("--output", type=PATH, required=True, help="File to write: .onnx or .safetensors.")
+@click.option("--half", is_flag=True, help="ONNX at half the size: filters stored in float16.")
+@click.option("--shards", type=PATH,
+              help="Pack whose val pictures try the ONNX.  [default: drawn faces]")  # fmt: skip
 @reports_errors
-def export(model_path: Path, output: Path) -> None:
-    """Write the weights of a model for others to use: safetensors, 4 MB, read without pickle."""
-    from train.checkpoint import Checkpoint
+def export(model_path: Path, output: Path, half: bool, shards: Path | None) -> None:
+    """Write the weights of a model for others to use: ONNX, or safetensors.
 
-    digest = Checkpoint.load(model_path).export(output)
-    digests = output.with_suffix(".sha256")
-    digests.write_text(f"{digest}  {output.name}\n")
+    An ONNX file is run by ONNX Runtime and held against torch before it counts.
+    """
+    from train.checkpoint import Checkpoint
+    from train.export import ONNX_SUFFIX, check_onnx, export_onnx, pictures
+
+    checkpoint = Checkpoint.load(model_path)
+    if output.suffix == ONNX_SUFFIX:
+        digest = export_onnx(checkpoint, output, half=half)
+        check = check_onnx(checkpoint, output, pictures(checkpoint.spec.size, shards))
+        click.echo(
+            f"{output}: on {check.samples} pictures within {check.difference:.1e} of torch, "
+            f"IoU of the masks {check.iou:.5f}"
+        )
+    else:
+        digest = checkpoint.export(output)
+    output.with_suffix(f"{output.suffix}.sha256").write_text(f"{digest}  {output.name}\n")
     click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB, sha256 {digest}")
