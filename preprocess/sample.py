@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +20,7 @@ import simplejpeg
 from tqdm import tqdm
 
 from preprocess.celebamask import (
+    EYES,
     IMAGE_FOLDER,
     MAPPING_FILE,
     MASK_FOLDER,
@@ -29,20 +28,16 @@ from preprocess.celebamask import (
     split_of_orig_idx,
 )
 from preprocess.cores import end_with_parent, usable_cores
-from preprocess.drawn.camera import photograph
-from preprocess.drawn.eye import draw_eyes
-from preprocess.drawn.face import draw_frame
-from preprocess.drawn.glasses import draw_glasses
-from preprocess.drawn.look import SPAN, Array, draw_look
+from preprocess.drawn.camera import paint_glasses, photograph
+from preprocess.drawn.eye import paint_eyes
+from preprocess.drawn.face import draw_head
+from preprocess.drawn.look import Look
 from preprocess.errors import InputError
 
-_DRAWER = 1  # raise it if the same seed draws other pictures: old samples are then redrawn
-_PARTS = ("l_eye", "r_eye", "eye_g", "skin")
+_DRAWER = 2  # raise it if the same seed draws other pictures: old samples are then redrawn
+_PARTS = (*EYES, "eye_g")
 _SETTINGS_FILE = "sample.json"
 _FIRST_VAL, _FIRST_TEST = 162_770, 182_637  # orig_idx where CelebA's splits begin
-# A mask is runs of one value: run lengths alone compress it well, in a quarter of the time.
-_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
-        cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ class Face:
     image
         (size, size, 3) uint8, RGB.
     parts
-        (mask_size, mask_size) bool for each visible part of `l_eye`, `r_eye`, `eye_g`, `skin`.
+        (mask_size, mask_size) bool for each visible part of `l_eye`, `r_eye` and `eye_g` (glasses).
         `l_eye` is the subject's left eye, on the viewer's right. A part out of sight has no key.
     """
 
@@ -133,36 +128,19 @@ def draw_face(index: int, config: SampleConfig) -> Face:
     """
     _check("index", index, 0, 2**63 - 1)
     rng = np.random.default_rng((config.seed, index))
-    size, mask_size = config.size, config.mask_size
-    look = draw_look(rng, size)
-    frame, cover, skin = draw_frame(rng, look)
-    n = len(frame)
-    step = 2 * SPAN / n
-    to_face = np.array([[step, 0, step / 2 - SPAN], [0, step, step / 2 - SPAN], [0, 0, 1]])
-    matrix = look.affine @ to_face
-    # pixel centres lie at half integers in `affine`, at integers for OpenCV
-    half = np.array([[0, 0, 0.5]])
-    image = cv2.warpAffine(frame, matrix - half, (size, size), borderMode=cv2.BORDER_REFLECT)
-    cover = _warp_coverage(cover, matrix, size)
-    skin = _warp_coverage(skin, matrix * (mask_size / size), mask_size)
-    right, left = draw_eyes(rng, look, image, cover)
+    look = Look(rng, config.size)
+    image, cover = draw_head(rng, look)
+    right, left = paint_eyes(rng, look, image, cover)
     shown = {"l_eye": left, "r_eye": right}
-    if look.glasses != "none":
-        shown["eye_g"] = draw_glasses(rng, look, image, cover)
-    area = (mask_size, mask_size)
-    small = {k: cv2.resize(v, area, interpolation=cv2.INTER_AREA) > 0.5 for k, v in shown.items()}
-    small["skin"] = (skin > 0.5) & ~np.any(list(small.values()), axis=0)
+    if look.glasses:
+        shown["eye_g"] = paint_glasses(rng, look, image, cover)
     if look.glasses == "sun":
-        del small["l_eye"], small["r_eye"]
-    # a speck of a few pixels is no part that anyone would mark
-    parts = {k: v for k, v in small.items() if v.sum() > max(2, 5e-5 * mask_size**2)}
+        del shown["l_eye"], shown["r_eye"]
+    area = (config.mask_size, config.mask_size)
+    parts = {k: cv2.resize(v, area, interpolation=cv2.INTER_AREA) > 0.5 for k, v in shown.items()}
+    speck = max(2, 5e-5 * config.mask_size**2)  # nobody would mark fewer pixels
+    parts = {name: mask for name, mask in parts.items() if mask.sum() > speck}
     return Face(photograph(rng, image), parts)
-
-
-def _warp_coverage(coverage: Array, matrix: Array, size: int) -> Array:
-    """Carry the frame's coverage, 0 to 1, into a square picture; float32."""
-    levels = (coverage * 255 + 0.5).astype(np.uint8)
-    return cv2.warpAffine(levels, matrix - [[0, 0, 0.5]], (size, size)).astype(np.float32) / 255
 
 
 def write_sample(out: Path, config: SampleConfig, workers: int | None = None) -> SampleReport:
@@ -192,10 +170,17 @@ def write_sample(out: Path, config: SampleConfig, workers: int | None = None) ->
     originals = [_orig_idx(index) for index in range(config.count)]
     _prepare(out, {"drawer": _DRAWER, **asdict(config)}, originals)
     missing = [i for i in range(config.count) if not _image_path(out, i).exists()]
-    with _mapper(min(workers, len(missing))) as run:
-        faces = run(partial(_write_face, out=out, config=config), missing)
-        for _ in tqdm(faces, total=len(missing), desc="draw faces", unit="face", disable=None):
+    draw = partial(_write_face, out=out, config=config)
+    bar = partial(tqdm, total=len(missing), desc="draw faces", unit="face", disable=None)
+    if min(workers, len(missing)) <= 1:
+        for _ in bar(map(draw, missing)):
             pass
+    else:
+        # spawned workers share no state with this process's threads
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
+            for _ in bar(pool.map(draw, missing, chunksize=4)):
+                pass
     splits = [split_of_orig_idx(original) for original in originals]
     return SampleReport(config.count, len(missing), {name: splits.count(name) for name in SPLITS})
 
@@ -238,13 +223,11 @@ def _write_face(index: int, out: Path, config: SampleConfig) -> None:
         path = out / MASK_FOLDER / str(index // 2000) / f"{index:05d}_{part}.png"
         if part in face.parts:
             levels = cv2.merge([face.parts[part].astype(np.uint8) * 255] * 3)
-            _write(path, cv2.imencode(".png", levels, _PNG)[1].tobytes())
+            _write(path, cv2.imencode(".png", levels)[1].tobytes())
         else:
             path.unlink(missing_ok=True)
     quality = int(np.random.default_rng((config.seed, index, 1)).integers(70, 96))
-    jpeg = simplejpeg.encode_jpeg(
-        face.image, quality=quality, colorspace="RGB", colorsubsampling="420"
-    )
+    jpeg = simplejpeg.encode_jpeg(face.image, quality, colorsubsampling="420")
     _write(_image_path(out, index), jpeg)
 
 
@@ -254,15 +237,3 @@ def _write(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(content)
     temporary.replace(path)
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Callable[..., Iterable[None]]]:
-    """Yield a `map` that runs in as many processes, or in this one if one is enough."""
-    if workers <= 1:
-        yield map
-        return
-    # Spawned workers share no state with this process's threads, and are alike on every platform.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
-        yield partial(pool.map, chunksize=4)
