@@ -19,14 +19,7 @@ import numpy.typing as npt
 import simplejpeg
 from tqdm import tqdm
 
-from preprocess.celebamask import (
-    EYES,
-    IMAGE_FOLDER,
-    MAPPING_FILE,
-    MASK_FOLDER,
-    SPLITS,
-    split_of_orig_idx,
-)
+from preprocess.celebamask import IMAGE_FOLDER, MAPPING_FILE, MASK_FOLDER, SPLITS
 from preprocess.cores import end_with_parent, usable_cores
 from preprocess.drawn.camera import paint_glasses, photograph
 from preprocess.drawn.eye import paint_eyes
@@ -35,9 +28,8 @@ from preprocess.drawn.look import Look
 from preprocess.errors import InputError
 
 _DRAWER = 2  # raise it if the same seed draws other pictures: old samples are then redrawn
-_PARTS = (*EYES, "eye_g")
 _SETTINGS_FILE = "sample.json"
-_FIRST_VAL, _FIRST_TEST = 162_770, 182_637  # orig_idx where CelebA's splits begin
+_FIRST_ORIG_IDX = (0, 162_770, 182_637)  # of CelebA's train, val and test
 
 
 @dataclass(frozen=True)
@@ -167,8 +159,7 @@ def write_sample(out: Path, config: SampleConfig, workers: int | None = None) ->
     """
     workers = usable_cores() if workers is None else workers
     _check("workers", workers, 1, 2**31 - 1)
-    originals = [_orig_idx(index) for index in range(config.count)]
-    _prepare(out, {"drawer": _DRAWER, **asdict(config)}, originals)
+    _prepare(out, {"drawer": _DRAWER, **asdict(config)})
     missing = [i for i in range(config.count) if not _image_path(out, i).exists()]
     draw = partial(_write_face, out=out, config=config)
     bar = partial(tqdm, total=len(missing), desc="draw faces", unit="face", disable=None)
@@ -181,34 +172,39 @@ def write_sample(out: Path, config: SampleConfig, workers: int | None = None) ->
         with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
             for _ in bar(pool.map(draw, missing, chunksize=4)):
                 pass
-    splits = [split_of_orig_idx(original) for original in originals]
-    return SampleReport(config.count, len(missing), {name: splits.count(name) for name in SPLITS})
+    splits = [_split(index) for index in range(config.count)]
+    counts = {name: splits.count(number) for number, name in enumerate(SPLITS)}
+    return SampleReport(config.count, len(missing), counts)
+
+
+def _split(index: int) -> int:
+    """Of ten faces, put eight in train (0), one in val (1) and one in test (2)."""
+    return max(0, index % 10 - 7)
 
 
 def _orig_idx(index: int) -> int:
-    """Return the number in CelebA that puts eight faces of ten in train, one in val and test."""
+    """Return a number in CelebA that lies in the face's split, another for each face."""
     tens, ones = divmod(index, 10)
-    return (tens * 8 + ones, _FIRST_VAL + tens, _FIRST_TEST + tens)[max(0, ones - 7)]
+    split = _split(index)
+    return _FIRST_ORIG_IDX[split] + (tens if split else tens * 8 + ones)
 
 
-def _prepare(out: Path, settings: dict[str, int], originals: list[int]) -> None:
-    """Make a folder ready for the faces of these settings: whatever is in it, is of them."""
-    record = out / _SETTINGS_FILE
-    try:
-        if json.loads(record.read_text()) == settings:
-            return
-    except FileNotFoundError:
-        if any(out.glob(f"{IMAGE_FOLDER}/*")):
-            problem = f"{IMAGE_FOLDER} holds pictures that are no sample"
-            raise InputError(out, problem, "Give another folder") from None
-    except ValueError:
-        pass
-    _write(record, b"{}")  # if the removal is interrupted, the rest is nobody's and goes later
+def _prepare(out: Path, settings: dict[str, int]) -> None:
+    """Remove the faces of other settings; write the mapping and a record of the settings."""
+    record, content = out / _SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode()
+    found = record.read_bytes() if record.exists() else None
+    if found == content:
+        return
+    if found is None and any(out.glob(f"{IMAGE_FOLDER}/*")):
+        problem = f"{IMAGE_FOLDER} holds pictures that are no sample"
+        raise InputError(out, problem, "Give another folder")
+    _write(record, b"{}")  # if the removal is interrupted, the next run goes on with it
     for path in [*out.glob(f"{IMAGE_FOLDER}/*.jpg"), *out.glob(f"{MASK_FOLDER}/*/*.png")]:
         path.unlink()
-    rows = "".join(f"{i} {o} {o + 1:06d}.jpg\n" for i, o in enumerate(originals))
-    _write(out / MAPPING_FILE, ("idx orig_idx orig_file\n" + rows).encode())
-    _write(record, (json.dumps(settings, indent=2) + "\n").encode())
+    originals = enumerate(map(_orig_idx, range(settings["count"])))
+    rows = [f"{index} {original} {original + 1:06d}.jpg\n" for index, original in originals]
+    _write(out / MAPPING_FILE, "".join(("idx orig_idx orig_file\n", *rows)).encode())
+    _write(record, content)
 
 
 def _image_path(out: Path, index: int) -> Path:
@@ -217,15 +213,12 @@ def _image_path(out: Path, index: int) -> Path:
 
 def _write_face(index: int, out: Path, config: SampleConfig) -> None:
     """Draw and write one face, its picture last: a picture that is there has all its masks."""
-    cv2.setNumThreads(1)  # the faces are what runs in parallel
+    cv2.setNumThreads(1)  # the processes are as many as the cores
     face = draw_face(index, config)
-    for part in _PARTS:
+    for part, mask in face.parts.items():
         path = out / MASK_FOLDER / str(index // 2000) / f"{index:05d}_{part}.png"
-        if part in face.parts:
-            levels = cv2.merge([face.parts[part].astype(np.uint8) * 255] * 3)
-            _write(path, cv2.imencode(".png", levels)[1].tobytes())
-        else:
-            path.unlink(missing_ok=True)
+        levels = cv2.merge([mask.astype(np.uint8) * 255] * 3)
+        _write(path, cv2.imencode(".png", levels)[1].tobytes())
     quality = int(np.random.default_rng((config.seed, index, 1)).integers(70, 96))
     jpeg = simplejpeg.encode_jpeg(face.image, quality, colorsubsampling="420")
     _write(_image_path(out, index), jpeg)

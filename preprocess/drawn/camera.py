@@ -13,39 +13,25 @@ _LENS_X = 0.128  # middle of the lens on the viewer's right
 
 
 def paint_glasses(rng: np.random.Generator, look: Look, image: Array, cover: Array) -> Array:
-    """Paint glasses into a picture, in place.
-
-    Parameters
-    ----------
-    rng, look
-        The person, and the source of what the look leaves open.
-    image, cover
-        As `draw_head` returns them.
-
-    Returns
-    -------
-    shown
-        (size, size) float32, 0 to 1: how much of a pixel shows glasses.
-    """
+    """Paint glasses into `image`; return `shown` of lenses and frame."""
     n = look.size
     half, tall, power = rng.uniform((0.085, 0.055, 0.55), (0.105, 0.085, 1.0))
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     c, s = np.cos(angle), np.sin(angle)  # a superellipse: round if power is 1, else squarer
-    ring = np.stack(
-        (half * np.sign(c) * np.abs(c) ** power, tall * np.sign(s) * np.abs(s) ** power)
-    )
+    ring_x, ring_y = half * np.sign(c) * np.abs(c) ** power, tall * np.sign(s) * np.abs(s) ** power
     gap, far = _LENS_X - half, _LENS_X + half
     bars = [_pixels(look, (-gap, 0, gap), (0, -0.012, 0))]
     lenses = []
     for side in (-1, 1):
-        lenses.append(_pixels(look, side * (_LENS_X + ring[0]), 0.012 + ring[1]))
+        lenses.append(_pixels(look, side * (_LENS_X + ring_x), 0.012 + ring_y))
         bars.append(_pixels(look, (side * far, side * (look.width + 0.02)), (-0.01, -0.02)))
     glass, rim = np.zeros((n, n), np.uint8), np.zeros((n, n), np.uint8)
     cv2.fillPoly(glass, lenses, 255, cv2.LINE_AA, 4)
     thick = max(1, round(rng.choice((0.004, 0.007, 0.013)) * n))
     cv2.polylines(rim, lenses, True, 255, thick, cv2.LINE_AA, 4)
     cv2.polylines(rim, bars, False, 255, thick, cv2.LINE_AA, 4)
-    x, y, w, h = cv2.boundingRect(glass | rim)
+    both = np.maximum(glass, rim)
+    x, y, w, h = cv2.boundingRect(both)
     box = np.s_[y : y + h, x : x + w]
     inside, frame = (mask[box] / np.float32(255) * (1 - cover[box]) for mask in (glass, rim))
     down, across = np.linspace(0, 1, h)[:, None], np.linspace(0, 1, w)
@@ -57,7 +43,7 @@ def paint_glasses(rng: np.random.Generator, look: Look, image: Array, cover: Arr
     patch = lay(patch, np.array((236, 240, 246)), glare * inside)
     ink = rng.uniform(8, 60, 3) if rng.random() < 0.7 else rng.uniform(90, 180, 3)
     image[box] = lay(patch, ink * (0.8 + 0.4 * stripes[..., None] ** 2), frame)
-    return np.asarray((glass | rim) / np.float32(255) * (1 - cover))
+    return np.asarray(both / np.float32(255) * (1 - cover))
 
 
 def _pixels(look: Look, x: Array | tuple[float, ...], y: Array | tuple[float, ...]) -> Array:
@@ -67,7 +53,7 @@ def _pixels(look: Look, x: Array | tuple[float, ...], y: Array | tuple[float, ..
 
 
 def photograph(rng: np.random.Generator, image: Array) -> npt.NDArray[np.uint8]:
-    """Return the picture, (size, size, 3) uint8 RGB, as a camera takes it."""
+    """Return `image` as a camera takes it: exposure, colour cast, blur and grain."""
     n = len(image)
     if rng.random() < 0.5:  # light from one side, and darker corners
         y, x = np.mgrid[-1:1:16j, -1:1:16j]

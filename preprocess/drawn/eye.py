@@ -38,7 +38,8 @@ class _Eye:
         axes, middle = self.to_picture[:, :2], self.to_picture[:, 2]
         self.pixel = float(abs(np.linalg.det(axes)) ** -0.5)  # side of a pixel, in half widths
         corners = np.clip(self.to_picture @ _CORNERS, 0, look.size).astype(int)
-        (x0, y0), (x1, y1) = self.origin, _ = corners.min(1), corners.max(1)
+        self.origin = x0, y0 = corners.min(1)
+        x1, y1 = corners.max(1)
         self.box = np.s_[y0:y1, x0:x1]
         points = np.stack(np.meshgrid(np.arange(x0, x1), np.arange(y0, y1)), -1) + 0.5 - middle
         self.u, self.v = np.moveaxis((points @ np.linalg.inv(axes).T).astype(np.float32), -1, 0)
@@ -87,20 +88,7 @@ class _Eye:
 
 
 def paint_eyes(rng: np.random.Generator, look: Look, image: Array, cover: Array) -> list[Array]:
-    """Paint both eyes and brows into a picture, in place.
-
-    Parameters
-    ----------
-    rng, look
-        The person, and the source of what the look leaves open.
-    image, cover
-        As `draw_head` returns them.
-
-    Returns
-    -------
-    shown
-        Two (size, size) float32, 0 to 1: how much of a pixel shows the viewer's left, right eye.
-    """
+    """Paint eyes and brows into `image`; return `shown` of the viewer's left and right eye."""
     seed, whole = rng.integers(1 << 31), []
     for side in (-1, 1):
         same = np.random.default_rng(seed)  # the two eyes of a person are alike

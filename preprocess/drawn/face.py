@@ -34,15 +34,7 @@ _BLUSH = ((0.14, 0.2, 0.1, 0.06, 0.05, 1), (0, 0.3, 0.12, 0.03, 0.03, 0.7))  # c
 
 
 def draw_head(rng: np.random.Generator, look: Look) -> tuple[Array, Array]:
-    """Draw everything but eyes and glasses.
-
-    Returns
-    -------
-    image
-        (size, size, 3) uint8, RGB.
-    cover
-        (size, size) float32, 0 to 1: how much of a pixel is hair in front of the face.
-    """
+    """Draw everything but eyes and glasses; return `image` and `cover`."""
     n = int(max(0.27 * look.size, 150) * 2 * _SPAN)
     step = 2 * _SPAN / n
     axis = ((np.arange(n) + 0.5) * step - _SPAN).astype(np.float32)
