@@ -244,7 +244,7 @@ def test_fitted_decode_is_near_a_full_decode_with_lanczos(size: int, faces: Path
     for path in sorted((faces / "CelebA-HQ-img").glob("*.jpg"))[:8]:
         full, target = Image.open(path).convert("RGB"), (size, size)
         fitted = decode_fitted(path.read_bytes(), size)[0]
-        assert decibels(fitted, np.array(full.resize(target, Image.Resampling.LANCZOS))) > 39
+        assert decibels(fitted, np.array(full.resize(target, Image.Resampling.LANCZOS))) > 37
         assert decibels(fitted, np.array(full.resize(target, Image.Resampling.BOX))) > 42
 
 
