@@ -103,14 +103,9 @@ def check(shards: Path) -> None:
 @reports_errors
 def sample(out: Path, count: int, seed: int, size: int, workers: int | None) -> None:
     """Draw made-up faces in the official layout, for a first run without a download."""
-    from preprocess.errors import InputError
     from preprocess.sample import SampleConfig, write_sample
 
-    try:
-        config = SampleConfig(count, seed, size, max(1, size // 2))
-    except ValueError as error:
-        raise InputError("sample", str(error), "See --help") from None
-    report = write_sample(out, config, workers)
+    report = write_sample(out, SampleConfig(count, seed, size, max(1, size // 2)), workers)
     splits = ", ".join(f"{number} {split}" for split, number in report.splits.items())
     click.echo(f"{out}: {report.count} faces ({report.written} drawn now), {splits}")
 

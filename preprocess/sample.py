@@ -1,19 +1,17 @@
-"""Procedural faces in the official CelebAMask-HQ layout: no download, exact masks.
+"""Made-up faces in the layout of CelebAMask-HQ: nothing to download, and exact masks.
 
-One face is a pure function of (seed, index); `write_sample` lays a set of them out as the
-official archive does, so that everything which reads CelebAMask-HQ reads it too.
+A face is a pure function of (seed, index). `write_sample` writes a set of them as the official
+archive is laid out, so whatever reads CelebAMask-HQ reads it too.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,22 +19,17 @@ import numpy.typing as npt
 import simplejpeg
 from tqdm import tqdm
 
-from preprocess.drawn.camera import photograph
-from preprocess.drawn.eye import draw_eyes
-from preprocess.drawn.face import draw_frame
-from preprocess.drawn.glasses import draw_glasses
-from preprocess.drawn.look import SPAN, draw_look
+from preprocess.celebamask import IMAGE_FOLDER, MAPPING_FILE, MASK_FOLDER, SPLITS
+from preprocess.drawn.camera import paint_glasses, photograph
+from preprocess.drawn.eye import paint_eyes
+from preprocess.drawn.face import draw_head
+from preprocess.drawn.look import Look
+from preprocess.errors import InputError
 from preprocess.runtime import end_with_parent, usable_cores
 
-Array = npt.NDArray[Any]
-_DRAWER = 1  # raise whenever the same seed draws other pictures: finished samples are then redrawn
-_VALIDATION_START, _TEST_START = 162_770, 182_637  # of the official split, in orig_idx
-_IMAGES, _MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno"
-_MAPPING, _DONE, _BEGUN = "CelebA-HQ-to-CelebA-mapping.txt", "sample.json", "sample.partial.json"
-# masks are runs of one value: run lengths alone compress them well, and four times as fast
-_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
-        cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]  # fmt: skip
-_PARTS = ("l_eye", "r_eye", "eye_g", "skin")
+_DRAWER = 2  # raise it if the same seed draws other pictures: old samples are then redrawn
+_SETTINGS_FILE = "sample.json"
+_FIRST_ORIG_IDX = (0, 162_770, 182_637)  # of CelebA's train, val and test
 
 
 @dataclass(frozen=True)
@@ -52,11 +45,11 @@ class SampleConfig:
     size
         Side of the pictures in pixels, 64 to 4096.
     mask_size
-        Side of the masks in pixels, 16 up to `size`.
+        Side of the masks in pixels, 16 to `size`.
 
     Raises
     ------
-    ValueError
+    InputError
         If a value is outside its range.
     """
 
@@ -67,15 +60,10 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         """Check every range."""
-        for name, low, high in (
-            ("count", 1, 99_999),
-            ("seed", 0, 2**63 - 1),
-            ("size", 64, 4096),
-            ("mask_size", 16, self.size),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}: expected an integer from {low} to {high}")
+        _check("count", self.count, 1, 99_999)
+        _check("seed", self.seed, 0, 2**63 - 1)
+        _check("size", self.size, 64, 4096)
+        _check("mask_size", self.mask_size, 16, self.size)
 
 
 @dataclass(frozen=True)
@@ -85,10 +73,10 @@ class Face:
     Attributes
     ----------
     image
-        (size, size, 3) uint8, RGB, 0 to 255.
+        (size, size, 3) uint8, RGB.
     parts
-        (mask_size, mask_size) bool for each visible part of `l_eye`, `r_eye`, `eye_g`, `skin`;
-        `l_eye` is the subject's left eye, on the viewer's right.  A part out of sight has no key.
+        (mask_size, mask_size) bool for each visible part of `l_eye`, `r_eye` and `eye_g` (glasses).
+        `l_eye` is the subject's left eye, on the viewer's right. A part out of sight has no key.
     """
 
     image: npt.NDArray[np.uint8]
@@ -97,13 +85,17 @@ class Face:
 
 @dataclass(frozen=True)
 class SampleReport:
-    """What `write_sample` did: faces in all, written, found there; faces of each split; seconds."""
+    """What `write_sample` did: faces in the sample, faces written now, faces of each split."""
 
     count: int
     written: int
-    skipped: int
     splits: dict[str, int]
-    seconds: float
+
+
+def _check(name: str, value: object, low: int, high: int) -> None:
+    """Refuse what is no integer from low to high."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InputError(name, f"is {value!r}", f"Expected an integer from {low} to {high}")
 
 
 def draw_face(index: int, config: SampleConfig) -> Face:
@@ -123,153 +115,118 @@ def draw_face(index: int, config: SampleConfig) -> Face:
 
     Raises
     ------
-    ValueError
+    InputError
         If index is negative.
     """
-    if index < 0:
-        raise ValueError(f"index is {index}: expected 0 or more")
+    _check("index", index, 0, 2**63 - 1)
     rng = np.random.default_rng((config.seed, index))
-    size, mask_size = config.size, config.mask_size
-    look = draw_look(rng, size)
-    frame, cover, skin = draw_frame(rng, look)
-    n = len(frame)
-    step = 2 * SPAN / n
-    to_face = np.array([[step, 0, step / 2 - SPAN], [0, step, step / 2 - SPAN], [0, 0, 1]])
-    matrix = look.affine @ to_face
-    # pixel centres lie at half integers in `affine`, at integers for OpenCV
-    half = np.array([[0, 0, 0.5]])
-    image = cv2.warpAffine(frame, matrix - half, (size, size), borderMode=cv2.BORDER_REFLECT)
-    cover = _warp_coverage(cover, matrix, size)
-    skin = _warp_coverage(skin, matrix * (mask_size / size), mask_size)
-    right, left = draw_eyes(rng, look, image, cover)
+    look = Look(rng, config.size)
+    image, cover = draw_head(rng, look)
+    right, left = paint_eyes(rng, look, image, cover)
     shown = {"l_eye": left, "r_eye": right}
-    if look.glasses != "none":
-        shown["eye_g"] = draw_glasses(rng, look, image, cover)
-    area = (mask_size, mask_size)
-    small = {k: cv2.resize(v, area, interpolation=cv2.INTER_AREA) > 0.5 for k, v in shown.items()}
-    small["skin"] = (skin > 0.5) & ~np.any(list(small.values()), axis=0)
+    if look.glasses:
+        shown["eye_g"] = paint_glasses(rng, look, image, cover)
     if look.glasses == "sun":
-        del small["l_eye"], small["r_eye"]
-    # a speck of a few pixels is no part that anyone would mark
-    parts = {k: v for k, v in small.items() if v.sum() > max(2, 5e-5 * mask_size**2)}
+        del shown["l_eye"], shown["r_eye"]
+    area = (config.mask_size, config.mask_size)
+    parts = {k: cv2.resize(v, area, interpolation=cv2.INTER_AREA) > 0.5 for k, v in shown.items()}
+    speck = max(2, 5e-5 * config.mask_size**2)  # nobody would mark fewer pixels
+    parts = {name: mask for name, mask in parts.items() if mask.sum() > speck}
     return Face(photograph(rng, image), parts)
 
 
-def _warp_coverage(coverage: Array, matrix: Array, size: int) -> Array:
-    """Carry the frame's coverage, 0 to 1, into a square picture; float32."""
-    levels = (coverage * 255 + 0.5).astype(np.uint8)
-    return cv2.warpAffine(levels, matrix - [[0, 0, 0.5]], (size, size)).astype(np.float32) / 255
-
-
-def _original(index: int) -> int:
-    """Return orig_idx: of ten faces eight train, one validation, one test, by the official rule."""
-    tens, one = divmod(index, 10)
-    return (tens * 8 + one, _VALIDATION_START + tens, _TEST_START + tens)[max(0, one - 7)]
-
-
-def _put(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
-def _write_face(index: int, out: Path, config: SampleConfig) -> None:
-    """Draw and write one face, its picture last: a picture that is there has all its masks."""
-    cv2.setNumThreads(1)
-    face = draw_face(index, config)
-    folder = out / _MASKS / str(index // 2000)
-    for part in _PARTS:
-        path = folder / f"{index:05d}_{part}.png"
-        if part in face.parts:
-            white = cv2.merge([face.parts[part].astype(np.uint8) * 255] * 3)
-            _put(path, cv2.imencode(".png", white, _PNG)[1].tobytes())
-        else:
-            path.unlink(missing_ok=True)
-    quality = int(np.random.default_rng((config.seed, index, 1)).integers(70, 96))
-    _put(out / _IMAGES / f"{index}.jpg", simplejpeg.encode_jpeg(
-        face.image, quality=quality, colorspace="RGB", colorsubsampling="420"))  # fmt: skip
-
-
-def _read_settings(path: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _prepare(out: Path, settings: dict[str, Any]) -> None:
-    """Clear what other settings drew and leave the mark of a begun sample."""
-    done, begun = out / _DONE, out / _BEGUN
-    mark = json.dumps(settings)
-    if begun.exists() or done.exists():
-        if _read_settings(begun if begun.exists() else done) != settings:
-            if done.exists():
-                done.replace(begun)
-            for pattern in (f"{_IMAGES}/*.jpg", f"{_MASKS}/*/*.png"):
-                for path in out.glob(pattern):
-                    path.unlink()
-    elif any(out.glob(f"{_IMAGES}/*")):
-        raise FileExistsError(f"{out / _IMAGES} holds pictures that are no sample: expected none")
-    _put(begun, mark.encode())
-
-
 def write_sample(out: Path, config: SampleConfig, workers: int | None = None) -> SampleReport:
-    """Write a sample in the official layout, continuing what an interrupted run left.
+    """Write a sample in the official layout, or finish one that was interrupted.
 
     Parameters
     ----------
     out
-        Folder to write into; made if missing.  A sample of other settings in it is replaced.
+        Folder to write into; made if missing. A sample of other settings in it is replaced.
     config
         Settings.
     workers
-        Processes; None for one per core, 1 for none beside this one.  The files' bytes are the
-        same whatever the number.
+        Number of processes; None for one per core. The files' bytes do not depend on it.
 
     Returns
     -------
     SampleReport
-        Totals; `written` is 0 if the sample was complete.
+        `written` is 0 if the sample was complete.
 
     Raises
     ------
-    ValueError
-        If workers is less than 1.
-    FileExistsError
-        If out holds pictures that this function did not write.
+    InputError
+        If workers is less than 1, or out holds pictures that this function did not write.
     """
-    start = time.perf_counter()
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}: expected 1 or more, or None")
-    settings = {"drawer": _DRAWER, **asdict(config)}
-    originals = [_original(i) for i in range(config.count)]
-    kinds = [(o >= _VALIDATION_START) + (o >= _TEST_START) for o in originals]
-    splits = {name: kinds.count(k) for k, name in enumerate(("train", "val", "test"))}
-    todo: list[int] = []
-    if _read_settings(out / _DONE) != settings:
-        _prepare(out, settings)
-        todo = [i for i in range(config.count) if not (out / _IMAGES / f"{i}.jpg").exists()]
-        _write_faces(todo, out, config, workers or usable_cores())
-        rows = [f"{i} {o} {o + 1:06d}.jpg\n" for i, o in enumerate(originals)]
-        _put(out / _MAPPING, ("idx orig_idx orig_file\n" + "".join(rows)).encode())
-        _put(out / _DONE, (json.dumps(settings, indent=2) + "\n").encode())
-        (out / _BEGUN).unlink(missing_ok=True)
-    seconds = time.perf_counter() - start
-    return SampleReport(config.count, len(todo), config.count - len(todo), splits, seconds)
-
-
-def _write_faces(todo: list[int], out: Path, config: SampleConfig, workers: int) -> None:
-    bar = partial(tqdm, total=len(todo), desc="draw faces", unit="face", disable=None)
+    workers = usable_cores() if workers is None else workers
+    _check("workers", workers, 1, 2**31 - 1)
+    _prepare(out, {"drawer": _DRAWER, **asdict(config)})
+    missing = [i for i in range(config.count) if not _image_path(out, i).exists()]
     draw = partial(_write_face, out=out, config=config)
-    workers = min(workers, len(todo))
-    if workers <= 1:
-        for _ in bar(map(draw, todo)):
+    bar = partial(tqdm, total=len(missing), desc="draw faces", unit="face", disable=None)
+    if min(workers, len(missing)) <= 1:
+        for _ in bar(map(draw, missing)):
             pass
+    else:
+        # spawned workers share no state with this process's threads
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
+            for _ in bar(pool.map(draw, missing, chunksize=4)):
+                pass
+    splits = [_split(index) for index in range(config.count)]
+    counts = {name: splits.count(number) for number, name in enumerate(SPLITS)}
+    return SampleReport(config.count, len(missing), counts)
+
+
+def _split(index: int) -> int:
+    """Of ten faces, put eight in train (0), one in val (1) and one in test (2)."""
+    return max(0, index % 10 - 7)
+
+
+def _orig_idx(index: int) -> int:
+    """Return a number in CelebA that lies in the face's split, another for each face."""
+    tens, ones = divmod(index, 10)
+    split = _split(index)
+    return _FIRST_ORIG_IDX[split] + (tens if split else tens * 8 + ones)
+
+
+def _prepare(out: Path, settings: dict[str, int]) -> None:
+    """Remove the faces of other settings; write the mapping and a record of the settings."""
+    record, content = out / _SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode()
+    found = record.read_bytes() if record.exists() else None
+    if found == content:
         return
-    # spawned workers share no state with the caller's threads and are alike on every platform
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
-        for _ in bar(pool.map(draw, todo, chunksize=4)):
-            pass
+    if found is None and any(out.glob(f"{IMAGE_FOLDER}/*")):
+        problem = f"{IMAGE_FOLDER} holds pictures that are no sample"
+        raise InputError(out, problem, "Give another folder")
+    _write(record, b"{}")  # if the removal is interrupted, the next run goes on with it
+    for path in [*out.glob(f"{IMAGE_FOLDER}/*.jpg"), *out.glob(f"{MASK_FOLDER}/*/*.png")]:
+        path.unlink()
+    originals = enumerate(map(_orig_idx, range(settings["count"])))
+    rows = [f"{index} {original} {original + 1:06d}.jpg\n" for index, original in originals]
+    _write(out / MAPPING_FILE, "".join(("idx orig_idx orig_file\n", *rows)).encode())
+    _write(record, content)
+
+
+def _image_path(out: Path, index: int) -> Path:
+    return out / IMAGE_FOLDER / f"{index}.jpg"
+
+
+def _write_face(index: int, out: Path, config: SampleConfig) -> None:
+    """Draw and write one face, its picture last: a picture that is there has all its masks."""
+    cv2.setNumThreads(1)  # the processes are as many as the cores
+    face = draw_face(index, config)
+    for part, mask in face.parts.items():
+        path = out / MASK_FOLDER / str(index // 2000) / f"{index:05d}_{part}.png"
+        levels = cv2.merge([mask.astype(np.uint8) * 255] * 3)
+        _write(path, cv2.imencode(".png", levels)[1].tobytes())
+    quality = int(np.random.default_rng((config.seed, index, 1)).integers(70, 96))
+    jpeg = simplejpeg.encode_jpeg(face.image, quality, colorsubsampling="420")
+    _write(_image_path(out, index), jpeg)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all; not synced, which thousands would pay for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)

@@ -118,14 +118,14 @@ def test_what_cannot_be_decoded_is_left_out_and_listed(source: Path, tmp_path: P
     photo.write_bytes(photo.read_bytes()[:300])
     mask.write_bytes(b"GIF89a")
     (source / IMAGES / "9.jpg").write_bytes(b"")
-    (source / IMAGES / "12.jpg").unlink()
+    (source / IMAGES / "14.jpg").unlink()
     manifest = run(source, tmp_path / "out").manifest
     reasons = {row.key: row.reason for row in manifest.dropped}
-    assert sorted(reasons) == ["00004", "00006", "00009", "00012"]
+    assert sorted(reasons) == ["00004", "00006", "00009", "00014"]
     assert "4.jpg: cannot be decoded as an image (300 bytes" in reasons["00004"]
     assert "00006_r_eye.png: cannot be decoded as a mask (6 bytes" in reasons["00006"]
     assert "9.jpg: cannot be decoded as an image (0 bytes" in reasons["00009"]
-    assert reasons["00012"] == "mask without an image (12.jpg is missing)"
+    assert reasons["00014"] == "mask without an image (14.jpg is missing)"
     assert manifest.samples == 36 == len(labels(tmp_path / "out"))
     assert Manifest.load(tmp_path / "out") == manifest
 

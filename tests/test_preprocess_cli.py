@@ -149,7 +149,7 @@ def test_mistakes_are_one_line_with_place_value_and_remedy(faces: Path, tmp_path
         fails(call("--data", faces, *out, *words), problem)
     fails(call("check", "--shards", tmp_path / "empty"), "manifest.json: does not exist", "Pack")
     fails(call("show", "--shards", tmp_path / "empty"), "manifest.json: does not exist", "Pack")
-    fails(call("sample", "--out", tmp_path / "s", "--count", 0), "count is 0: expected an integer")
+    fails(call("sample", "--out", tmp_path / "s", "--count", 0), "count: is 0. Expected an integer")
     (tmp_path / "own" / "CelebA-HQ-img").mkdir(parents=True)
     (tmp_path / "own" / "CelebA-HQ-img" / "1.jpg").touch()
     fails(call("sample", "--out", tmp_path / "own", "--count", 1), "CelebA-HQ-img holds pictures")

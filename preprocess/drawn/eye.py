@@ -1,8 +1,8 @@
-"""Draw eyes and brows at full resolution into the picture of a face.
+"""Paint eyes and brows into the picture, at full resolution.
 
-An eye has its own axes: u from the inner corner (-1) to the outer one (1), v down, both in half
-widths of the aperture.  Lids are curves v(u), so the aperture's coverage is known to a fraction
-of a pixel and the mask is the very shape that was painted.
+Each eye has its own axes: u runs from the inner corner (-1) to the outer one (1), v runs down, and
+the unit is half the width of the opening. Lids are curves v(u), so how much of a pixel lies between
+them is known exactly, and the mask is the very shape that was painted.
 """
 
 from __future__ import annotations
@@ -10,262 +10,196 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from preprocess.drawn.look import EYE_DEPTH, EYE_X, Array, Lids, Look, draw_lids, fractal_noise, lay
+from preprocess.drawn.look import EYE_DEPTH, EYE_X, Look
+from preprocess.drawn.paint import Array, edge, hill, lay, noise
 
-# corners of the region of lids and brow, and of that of the aperture, as columns (u, v, 1)
-_AROUND = np.array([[-1.8, 2.0, 2.0, -1.8], [-2.9, -2.9, 1.1, 1.1], [1, 1, 1, 1]])
-_WITHIN = np.array([[-1.05, 1.05, 1.05, -1.05], [-1.5, -1.5, 0.6, 0.6], [1, 1, 1, 1]])
+_STEP = 1 / 400
+_AXIS = np.arange(-2.5, 2.5, _STEP)  # the values of u at which a curve is known
+_CORNERS = np.array(((-1.8, 2.0, 2.0, -1.8), (-2.9, -2.9, 1.1, 1.1), (1, 1, 1, 1)))  # of the patch
 
 
 class _Eye:
-    """One eye: its patch of the picture and the coordinates of every pixel of it."""
+    """One eye: its shape, and the (u, v) of every pixel of the patch around it."""
 
-    def __init__(self, look: Look, lids: Lids, side: int, reach: Array) -> None:
-        self.side, self.look, self.lids = side, look, lids
-        self.open = look.openness[0 if side < 0 else 1]
-        bulge = EYE_DEPTH + 0.03
+    def __init__(self, rng: np.random.Generator, look: Look, side: int) -> None:
+        self.look, self.side, self.open = look, side, float(look.openness[int(side > 0)])
+        self.makeup = max(0.0, rng.uniform(-0.5, 1))
+        self.lashes = 0.3 + 0.7 * self.makeup if self.makeup else rng.uniform(0.1, 0.35)
+        self.iris, self.pupil = rng.uniform(0.4, 0.48), rng.uniform(0.12, 0.25)  # radii
+        away = 0.1 if rng.random() < 0.6 else 0.3  # most people look at the camera or near it
+        self.gaze = np.clip(rng.normal(0, (away, 0.4 * away)), -0.4, 0.4).tolist()
+        self._bend_lids(rng)
+        half, tilt = np.clip(rng.normal(0.0515, 0.0048), 0.038, 0.066), rng.normal(0.08, 0.06)
+        # the eye that turns away from the camera looks narrower
+        across = side * half * (np.cos(look.yaw) - 0.6 * side * np.sin(look.yaw))
         x = look.turned(side * EYE_X, EYE_DEPTH)
-        slim = np.cos(look.yaw) - side * EYE_X / bulge * np.sin(look.yaw) * 1.3
-        tilt = lids.tilt
-        local = np.array([[side * lids.half * slim, side * lids.half * tilt * 0.0, x],
-                          [-lids.half * tilt, lids.half, 0.0], [0, 0, 1]])  # fmt: skip
-        self.map = look.affine @ local
-        self.pixel = 1 / float(np.sqrt(abs(np.linalg.det(self.map[:, :2]))))  # in half widths
-        corners = self.map @ reach
-        low = np.clip(np.floor(corners.min(1)), 0, look.size).astype(int)
-        high = np.clip(np.ceil(corners.max(1)), 0, look.size).astype(int)
-        self.box = (slice(low[1], high[1]), slice(low[0], high[0]))
-        self.origin = low
-        inverse = np.linalg.inv(np.vstack([self.map, [0, 0, 1]]))
-        px, py = np.arange(low[0], high[0]) + 0.5, (np.arange(low[1], high[1]) + 0.5)[:, None]
-        self.u = (inverse[0, 0] * px + inverse[0, 1] * py + inverse[0, 2]).astype(np.float32)
-        self.v = (inverse[1, 0] * px + inverse[1, 1] * py + inverse[1, 2]).astype(np.float32)
-        self._curves()
+        to_face = np.array(((across, 0, x), (-half * tilt, half, 0), (0, 0, 1)))
+        self.to_picture = look.affine @ to_face
+        axes, middle = self.to_picture[:, :2], self.to_picture[:, 2]
+        self.pixel = float(abs(np.linalg.det(axes)) ** -0.5)  # side of a pixel, in half widths
+        corners = np.clip(self.to_picture @ _CORNERS, 0, look.size).astype(int)
+        self.origin = x0, y0 = corners.min(1)
+        x1, y1 = corners.max(1)
+        self.box = np.s_[y0:y1, x0:x1]
+        points = np.stack(np.meshgrid(np.arange(x0, x1), np.arange(y0, y1)), -1) + 0.5 - middle
+        self.u, self.v = np.moveaxis((points @ np.linalg.inv(axes).T).astype(np.float32), -1, 0)
 
-    def _curves(self) -> None:
-        s, lids = np.linspace(-2.5, 2.5, 2001), self.lids
+    def _bend_lids(self, rng: np.random.Generator) -> None:
+        """Choose the curves of both lids and of the fold above them."""
 
         def arch(apex: float, power: float) -> Array:
-            w = np.where(s < apex, (apex - s) / (apex + 1), (s - apex) / (1 - apex))
-            return np.asarray(np.clip(1 - w**2, 0, 1) ** power)
+            away = (_AXIS - apex) / (1 + apex * np.where(apex > _AXIS, 1, -1))
+            return np.asarray(np.clip(1 - away**2, 0, 1) ** power)
 
-        dip = 0.07 * np.exp(-(((s + 1) / 0.22) ** 2))
-        self.low_curve = dip + lids.low * arch(0.2, 0.9) * (0.7 + 0.3 * min(self.open, 1))
-        self.up_curve = self.low_curve - lids.gap * self.open * arch(lids.apex, lids.power * 0.8)
-        # the fold runs over the lid whatever the lid does, and beyond both corners
-        wide = np.exp(-(np.abs((s - lids.apex * 0.5) / 1.05) ** 2.6))
-        lift = lids.gap * max(self.open, 0.55) * 0.92 + lids.crease * (1.25 - 0.5 * self.open)
-        self.fold_curve = 0.1 + self.low_curve * 0.5 - wide * lift + 0.04 * s
-        self.axis = s
+        self.height, self.depth = rng.uniform(0.7, 1.02), rng.uniform(0.2, 0.36)
+        apex = rng.uniform(-0.25, 0.15)
+        self.lower = 0.07 * hill(_AXIS + 1, 0.22) + self.depth * arch(0.2, 0.9)
+        self.upper = self.lower - self.height * self.open * arch(apex, 0.8)
+        # the fold stays where it is if the lid falls, and reaches past both corners
+        lift = 0.92 * self.height * max(self.open, 0.55) + rng.uniform(0, 0.4)
+        wide = np.exp(-(np.abs((_AXIS - apex / 2) / 1.05) ** 2.6))
+        self.fold = 0.1 + 0.5 * self.lower - lift * wide + 0.04 * _AXIS
 
-    def at(self, curve: Array, u: Array) -> Array:
-        """Look the curve up at u."""
-        index = np.clip((u + 2.5) * 400, 0, 2000).astype(np.int32)
-        return np.asarray(curve.astype(np.float32)[index])
+    def at(self, curve: Array) -> Array:
+        """Return the curve's value at the u of every pixel."""
+        index = ((self.u - _AXIS[0]) / _STEP).astype(np.int32)
+        return np.asarray(np.take(curve.astype(np.float32), index, mode="clip"))
 
     def below(self, curve: Array) -> Array:
-        """How far every pixel lies below the curve, along v."""
-        return np.asarray(self.v - self.at(curve, self.u))
+        """Return how far every pixel lies below the curve."""
+        return np.asarray(self.v - self.at(curve))
 
-    def aperture(self) -> Array:
-        """Coverage of the opening between the lids, exact to a fraction of a pixel."""
+    def opening(self) -> Array:
+        """Return how much of every pixel lies between the lids, 0 to 1."""
         cover = (np.abs(self.u) < 1).astype(np.float32)
-        for curve, sign in ((self.up_curve, 1), (self.low_curve, -1)):
-            slope = np.gradient(curve, 1 / 400)
-            steep = self.at(1 / np.sqrt(1 + slope**2), self.u)
-            cover *= np.clip(sign * self.below(curve) * steep / self.pixel + 0.5, 0, 1)
+        for curve, sign in ((self.upper, 1), (self.lower, -1)):
+            slope = self.at(np.hypot(1, np.gradient(curve, _STEP)))
+            cover *= edge(sign * self.below(curve) / slope, self.pixel)
         return np.asarray(cover)
 
-    def strokes(self, paths: Array, width: float) -> Array:
-        """Coverage of lines given as (lines, k, 2) of (u, v), drawn finely whatever the size."""
-        fine = 1 if self.pixel < 0.03 else 3
-        shape = (self.u.shape[0] * fine, self.u.shape[1] * fine)
-        mask = np.zeros(shape, np.uint8)
-        points = (paths @ self.map[:, :2].T + self.map[:, 2] - self.origin) * fine - 0.5
-        thick = max(1, round(width / self.pixel * fine))
-        lines = list((points * 16).astype(np.int32))
-        cv2.polylines(mask, lines, False, 255, thick, cv2.LINE_AA, 4)
-        if fine > 1:
-            mask = cv2.resize(mask, self.u.shape[::-1], interpolation=cv2.INTER_AREA)
-        return mask.astype(np.float32) / 255
+    def strokes(self, u: Array, v: Array, width: float) -> Array:
+        """Return the coverage of lines through the points (u, v), each (points, lines)."""
+        mask = np.zeros(self.u.shape, np.uint8)
+        points = np.stack((u.T, v.T), -1) @ self.to_picture[:, :2].T + self.to_picture[:, 2]
+        lines = list(((points - self.origin - 0.5) * 16).astype(np.int32))
+        wide = width / self.pixel  # what is finer than a pixel is drawn paler instead
+        cv2.polylines(mask, lines, False, 255, max(1, round(wide)), cv2.LINE_AA, 4)
+        return np.asarray(mask * np.float32(min(1, wide) / 255))
 
 
-def _ball(rng: np.random.Generator, eye: _Eye, tint: Array, shade: Array) -> Array:
-    """Colour of the eyeball for every pixel of the patch."""
-    look, lids, u, v = eye.look, eye.lids, eye.u, eye.v
-    red = 0.25 + 0.75 * np.clip(np.abs(u), 0, 1) ** 2
-    sclera = np.array([212, 203, 196], np.float32) * tint
-    vein = np.clip(fractal_noise(rng, u.shape[0], u.shape[1], 0.25) - 0.6, 0, 1) * red * 0.5
-    flush = (red * 0.16 + vein)[..., None] * np.array([0.15, 0.55, 0.5], np.float32)
-    colour = sclera * (1 - flush) * (1 - 0.32 * np.clip(np.abs(u), 0, 1.1) ** 3)[..., None]
-    gx, gy = lids.gaze
-    cx, cy = -0.04 + eye.side * gx, -0.5 * lids.gap * 0.78 + lids.low + gy + 0.02
-    dx, dy = (u - cx) * (1 + 0.25 * gx * gx), v - cy
-    r = np.hypot(dx, dy) / lids.iris
-    angle = np.arctan2(dy, dx)
-    edge = eye.pixel / lids.iris
-    phase = rng.uniform(0, 6.28, 4)
-    rays = sum(np.cos(k * angle + p + 1.5 * np.sin(3 * r + p)) * a for k, p, a in zip(
-        (5, 13, 29, 53), phase, (0.3, 0.45, 0.5, 0.5), strict=True))  # fmt: skip
-    glow = 1 + 0.5 * np.clip((dx * -look.light[0] * eye.side + dy) / lids.iris, -0.5, 1)
-    iris = look.iris * (1 + 0.16 * rays * np.clip(r * 2 - 0.5, 0, 1))[..., None] * glow[..., None]
-    inner = np.clip(1 - np.abs(r - lids.pupil - 0.1) / 0.22, 0, 1)[..., None] * rng.uniform(0, 0.6)
-    iris = iris + inner * (np.array([120, 78, 34]) - iris) * np.float32(0.5)
-    ring = np.clip((r - 0.72) / 0.25, 0, 1) ** 1.5 * rng.uniform(0.5, 0.85)
-    iris = iris * tint * (1 - ring)[..., None]
-    iris = lay(iris, np.array([9, 7, 7]), np.clip((lids.pupil - r) / edge * 0.6 + 0.5, 0, 1))
-    soft = max(edge * 2, 0.07)
-    colour = lay(colour, iris, np.clip((1 - r) / soft + 0.5, 0, 1))
-    pink = np.exp(-(((u + 0.97) / 0.13) ** 2) - ((v - 0.06) / 0.16) ** 2)
-    colour = lay(colour, look.skin * np.array([0.9, 0.6, 0.58], np.float32) * shade, 0.85 * pink)
-    return np.asarray(colour)
-
-
-def _glints(eye: _Eye, colour: Array, seed: int) -> Array:
-    """Add the reflections of the lights, the same in both eyes."""
-    same = np.random.default_rng(seed)
-    lids = eye.lids
-    cx, cy = -0.04 + eye.side * lids.gaze[0], lids.low - 0.37 * lids.gap + lids.gaze[1]
-    for _ in range(int(same.integers(1, 4))):
-        x = cx + eye.side * float(eye.look.light[0] * 0.2 + same.normal(0, 0.09))
-        y = cy - 0.1 + float(same.normal(0, 0.09))
-        size = float(same.uniform(0.035, 0.09))
-        du, dv = np.abs(eye.u - x) / size, np.abs(eye.v - y) / (size * same.uniform(0.7, 1.3))
-        square = same.random() < 0.35
-        far = np.maximum(du, dv) if square else np.hypot(du, dv)
-        alpha = np.clip((1 - far) * size / eye.pixel * 0.5 + 0.5, 0, 1) * same.uniform(0.5, 1)
-        colour = lay(colour, np.full(3, 250, np.float32), alpha)
-    return colour
-
-
-def _lashes(rng: np.random.Generator, eye: _Eye, upper: bool) -> Array:
-    curve = eye.up_curve if upper else eye.low_curve
-    count = int((28 if upper else 20) * (0.6 + eye.lids.lash))
-    u = np.sort(rng.uniform(-0.82 if upper else -0.5, 1.0, count))
-    v = np.interp(u, eye.axis, curve)
-    longest = (0.34 if upper else 0.16) * (0.45 + 0.75 * eye.lids.lash)
-    length = longest * (0.6 + 0.4 * (u + 1) / 2) * rng.uniform(0.7, 1.2, count)
-    fan = u * 0.75 + 0.1 + rng.normal(0, 0.14, count)
-    t = np.linspace(0, 1, 5)[:, None]
-    out = np.sin(fan) * t + 0.25 * np.sign(u) * t**2
-    # an open lid turns its lashes up, a lowered one shows them hanging
-    rise = (1.25 * min(eye.open, 1) - 0.5) if upper else -0.9
-    down = -np.cos(fan) * (rise * t + (0.3 if upper else 0.0) * t * (t - 1))
-    if upper:
-        down = down + 0.25 * t * (1 - t) * 2
-    return np.stack([u + length * out, v + length * down], -1).transpose(1, 0, 2)
-
-
-def _brow(rng: np.random.Generator, eye: _Eye) -> tuple[Array, Array]:
-    """Return the soft body of the brow and its hairs."""
-    density = eye.lids.brow[3]
-    height, thick, bend = (v / eye.lids.half for v in eye.lids.brow[:3])
-    s = eye.axis
-    peak = bend * 1.3 * np.exp(-(((s - 0.55) / 0.75) ** 2))
-    middle = 0.1 * np.clip(s - 0.6, 0, 2) ** 1.5 + 0.07 * s - height - peak
-    taper = thick * np.clip((s + 1.5) / 0.5, 0, 1) ** 0.5 * np.clip((1.75 - s) / 1.7, 0, 1) ** 0.7
-    far = np.abs(eye.v - eye.at(middle, eye.u)) / (eye.at(taper, eye.u) + 0.03)
-    ends = np.clip((eye.u + 1.5) / 0.5, 0, 1) * np.clip((1.7 - eye.u) / 0.3, 0, 1)
-    body = np.exp(-(far**2) * 1.3) * ends * 0.75 * density
-    count = int(230 * density)
-    u = rng.uniform(-1.4, 1.6, count)
-    v = np.interp(u, s, middle) + rng.uniform(-0.9, 0.9, count) * np.interp(u, s, taper)
-    turn = np.interp(u, [-1.4, -0.8, 0.5, 1.6], [-1.3, -0.6, -0.15, 0.35])
-    turn = turn + rng.normal(0, 0.2, count)
-    length = rng.uniform(0.12, 0.28, count)
-    t = np.linspace(0, 1, 4)[:, None]
-    paths = np.stack(
-        [u + length * t * np.cos(turn), v + length * (t * np.sin(turn) + 0.12 * t**2)], -1
-    )
-    return body, paths.transpose(1, 0, 2)
-
-
-def _lid_skin(eye: _Eye, patch: Array, paint: Array) -> Array:
-    """Shade the lid, its fold, the lower rim and bag, and what make-up there is."""
-    look = eye.look
-    up, low, fold = eye.below(eye.up_curve), eye.below(eye.low_curve), eye.below(eye.fold_curve)
-    u = eye.u
-    near = np.clip((1.35 - np.abs(u - 0.05)) / 0.4, 0, 1)
-    dark = np.array([0.84, 0.62, 0.56], np.float32) * look.skin / 255
-    patch = patch * (1 - 0.1 * np.exp(-((up / 0.35) ** 2)) * near)[..., None]
-    shadow = np.exp(-((np.maximum(up * 0.8, -up) / 0.42) ** 2)) * near * (fold > -0.15)
-    patch = lay(patch, paint, (0.75 * look.makeup**1.5 * shadow).astype(np.float32))
-    for line, width, depth in ((fold, 0.06, 0.34), (fold + 0.12, 0.2, 0.2),
-                               (low - 0.2, 0.1, 0.1 + 0.15 * look.age),
-                               (low - 0.08, 0.06, 0.12)):  # fmt: skip
-        bend = (depth * np.exp(-((line / width) ** 2)) * near)[..., None]
-        patch = patch * (1 - bend * (1 - dark))
-    bag = 0.1 * np.exp(-(((low - 0.38) / 0.14) ** 2)) * near * (0.3 + look.age)
-    patch = patch * (1 + bag)[..., None]
-    rim = np.exp(-(((low - 0.02) / 0.045) ** 2)) * np.clip((1.03 - np.abs(u)) / 0.1, 0, 1)
-    lit = patch.mean(axis=2, keepdims=True) / look.skin.mean()
-    return lay(patch, look.skin * np.array([0.98, 0.76, 0.72], np.float32) * lit, 0.5 * rim)
-
-
-def _set_ball(
-    rng: np.random.Generator, eye: _Eye, ball: _Eye, patch: Array, lit: Array, seed: int
-) -> tuple[Array, Array]:
-    """Paint the eyeball between the lids; return the patch and the aperture's coverage."""
-    sure = np.zeros(eye.u.shape, np.float32)
-    if eye.open < 0.02 or ball.u.size == 0:
-        return patch, sure
-    up, low = ball.below(ball.up_curve), -ball.below(ball.low_curve)
-    within = ball.aperture()
-    tint = np.float32(lit.mean() * 0.85 + 0.1) * np.float32(rng.uniform(0.88, 1.02))
-    colour = _ball(rng, ball, np.asarray(tint), lit)
-    shade = 1 - 0.62 * np.exp(-((np.maximum(up, 0) / 0.17) ** 1.5)) - 0.12 * np.exp(-low / 0.1)
-    colour = _glints(ball, colour * shade[..., None], seed)
-    x, y = ball.origin - eye.origin
-    box = (slice(y, y + ball.u.shape[0]), slice(x, x + ball.u.shape[1]))
-    patch[box] = lay(patch[box], colour, within)
-    sure[box] = within
-    return patch, sure
-
-
-def draw_eye(
-    rng: np.random.Generator, image: Array, cover: Array, eye: _Eye, ball: _Eye, seed: int
-) -> Array:
-    """Paint one eye with its brow into image, in place; return its coverage, (size, size)."""
-    look, lids = eye.look, eye.lids
-    whole = np.zeros(image.shape[:2], np.float32)
-    if eye.u.size == 0:
-        return whole
-    before = image[eye.box].astype(np.float32)
-    same = np.random.default_rng(seed)
-    paint = same.uniform(0.15, 0.75) * look.skin * same.uniform(0.5, 1.1, 3) * 0.8
-    patch = _lid_skin(eye, before, paint)
-    near = (np.abs(eye.u) < 1.2) & (np.abs(eye.v) < 0.8)
-    lit = np.clip(before[near].mean(0) / look.skin, 0.25, 1.15) if near.any() else np.ones(3)
-    patch, sure = _set_ball(rng, eye, ball, patch, lit, seed)
-    up, low = eye.below(eye.up_curve), -eye.below(eye.low_curve)
-    ink = np.minimum(look.hair * 0.35, 46) * np.float32(0.6)
-    span = np.clip((1.06 - np.abs(eye.u - 0.03)) / 0.12, 0, 1)
-    line = (
-        np.exp(-(((up + 0.01) / (0.035 + 0.045 * lids.lash)) ** 2))
-        * span
-        * (0.45 + 0.5 * lids.lash)
-    )
-    under = np.exp(-(((low + 0.035) / 0.05) ** 2)) * span * (0.1 + 0.55 * look.makeup**2)
-    patch = lay(patch, ink, np.maximum(line, under * np.clip(eye.u + 0.9, 0, 1)))
-    for upper, strength in ((True, 0.35 + 0.6 * lids.lash), (False, 0.12 + 0.45 * lids.lash)):
-        marks = eye.strokes(_lashes(rng, eye, upper), 0.022)
-        patch = lay(patch, ink, marks * min(strength, 0.95))
-    body, hairs = _brow(rng, eye)
-    brow = np.minimum(look.hair * 0.75, 120) * lit
-    patch = lay(patch, brow, body)
-    patch = lay(patch, brow * 0.75, 0.42 * eye.strokes(hairs, 0.016))
-    shown = (1 - cover[eye.box])[..., None]
-    image[eye.box] = np.clip(before + shown * (patch - before), 0, 255).astype(np.uint8)
-    whole[eye.box] = sure * shown[..., 0]
-    return whole
-
-
-def draw_eyes(rng: np.random.Generator, look: Look, image: Array, cover: Array) -> list[Array]:
-    """Paint both eyes and brows; return the coverage of the viewer's left and right eye."""
-    lids = draw_lids(rng, look)
-    seed = int(rng.integers(1 << 31))
-    whole = []
+def paint_eyes(rng: np.random.Generator, look: Look, image: Array, cover: Array) -> list[Array]:
+    """Paint eyes and brows into `image`; return `shown` of the viewer's left and right eye."""
+    seed, whole = rng.integers(1 << 31), []
     for side in (-1, 1):
-        lid, ball = (_Eye(look, lids, side, reach) for reach in (_AROUND, _WITHIN))
-        whole.append(draw_eye(rng, image, cover, lid, ball, seed))
+        same = np.random.default_rng(seed)  # the two eyes of a person are alike
+        eye = _Eye(same, look, side)
+        before, shown = image[eye.box].astype(np.float32), 1 - cover[eye.box]
+        lit = np.clip(before.mean((0, 1)) / look.skin, 0.25, 1.15)  # the light that falls here
+        opening = eye.opening()
+        patch = _paint_lids(same, eye, before)
+        patch = _paint_ball(same, eye, patch, opening, lit)
+        patch = _paint_lashes(same, eye, patch)
+        patch = _paint_brow(same, eye, patch, lit)
+        image[eye.box] = np.clip(lay(before, patch, shown), 0, 255)
+        whole.append(np.zeros_like(cover))
+        whole[-1][eye.box] = opening * shown
     return whole
+
+
+def _paint_lids(rng: np.random.Generator, eye: _Eye, patch: Array) -> Array:
+    """Shade the skin about the eye: make-up, folds and the wet rim of the lower lid."""
+    skin = eye.look.skin
+    up, low, fold = (eye.below(curve) for curve in (eye.upper, eye.lower, eye.fold))
+    near = np.clip((1.35 - np.abs(eye.u - 0.05)) / 0.4, 0, 1)
+    shadow = hill(np.maximum(0.8 * up, -up), 0.42) * near * (fold > -0.15)
+    paint = skin * rng.uniform(0.15, 0.6) * rng.uniform(0.5, 1.1, 3)
+    patch = lay(patch, paint, 0.75 * eye.makeup**1.5 * shadow)
+    dark = 0.34 * hill(fold, 0.06) + 0.2 * hill(fold + 0.12, 0.2)
+    dark += rng.uniform(0.1, 0.25) * hill(low - 0.2, 0.1) + 0.12 * hill(low - 0.08, 0.06)
+    redder = (1 - skin / 255 * (0.84, 0.62, 0.56)).astype(np.float32)
+    patch = patch * (1 - (dark * near).astype(np.float32)[..., None] * redder)
+    rim = hill(low - 0.02, 0.045) * (np.abs(eye.u) < 1)
+    wet = np.array((0.98, 0.76, 0.72)) * patch.mean(2, keepdims=True) / skin.mean()
+    return lay(patch, skin * wet, 0.5 * rim)
+
+
+def _paint_ball(
+    rng: np.random.Generator, eye: _Eye, patch: Array, opening: Array, lit: Array
+) -> Array:
+    """Paint the eyeball into the opening."""
+    inside = opening > 0  # what follows is done for these pixels alone
+    u, v, under = eye.u[inside], eye.v[inside], eye.below(eye.upper)[inside]
+    aside = np.abs(u)
+    red = (0.16 + 0.4 * np.clip(noise(rng, eye.u.shape, (30, 30))[inside] - 0.6, 0, 1)) * aside
+    colour = np.array((212, 203, 196)) * (1 - red[:, None] * (0.15, 0.55, 0.5))
+    colour = lay(colour, np.zeros(3), 0.32 * aside**3)
+    dx = u + 0.04 - eye.side * eye.gaze[0]  # from the middle of the iris
+    dy = v + 0.39 * eye.height - eye.depth - eye.gaze[1]
+    radius = np.hypot(dx, dy)
+    iris = _iris_colour(rng, eye, dx, dy, radius)
+    colour = lay(colour, iris, edge(eye.iris - radius, max(2 * eye.pixel, 0.03)))
+    colour *= (lit.mean() * 0.85 + 0.1) * rng.uniform(0.88, 1.02)
+    tear_duct = 0.85 * hill(u + 0.97, 0.13) * hill(v - 0.06, 0.16)
+    colour = lay(colour, eye.look.skin * (0.9, 0.6, 0.58) * lit, tear_duct)
+    shadow = 0.62 * np.exp(-((np.maximum(under, 0) / 0.17) ** 1.5))  # of the upper lid
+    colour = lay(colour, np.zeros(3), shadow)
+    for _ in range(rng.integers(1, 4)):  # reflections lie on the same side of both eyes
+        x, y = rng.normal((0.2 * eye.look.light[0], -0.1), 0.09)
+        size = rng.uniform(0.03, 0.075)
+        glint = edge(size - np.hypot(dx - eye.side * x, dy - y), 2 * eye.pixel)
+        colour = lay(colour, np.full(3, 250), glint * rng.uniform(0.5, 1))
+    patch[inside] = lay(patch[inside], colour, opening[inside])
+    return patch
+
+
+def _iris_colour(rng: np.random.Generator, eye: _Eye, dx: Array, dy: Array, radius: Array) -> Array:
+    """Return the colour of iris and pupil at (dx, dy) from their middle."""
+    angle, share = np.arctan2(dy, dx), radius / eye.iris
+    rays = np.zeros_like(dx)
+    for count, phase in zip((5, 13, 29, 53), rng.uniform(0, 6.28, 4).tolist(), strict=True):
+        rays += np.cos(count * angle + phase + 1.5 * np.sin(3 * share + phase))
+    # light from one side shines out of the other side of the iris
+    glow = np.clip((dy - eye.side * eye.look.light[0] * dx) / eye.iris, -0.5, 1)
+    dark_rim = rng.uniform(0.5, 0.85) * np.clip((share - 0.72) / 0.25, 0, 1) ** 1.5
+    tone = (1 + 0.07 * rays) * (1 + 0.5 * glow) * (1 - dark_rim)
+    ring = rng.uniform(0, 0.3) * hill(radius - eye.pupil, 0.07)
+    iris = lay(tone[:, None] * eye.look.iris, np.array((120, 78, 34)), ring)
+    return lay(iris, np.array((9, 7, 7)), edge(eye.pupil - radius, 1.7 * eye.pixel))
+
+
+def _paint_lashes(rng: np.random.Generator, eye: _Eye, patch: Array) -> Array:
+    """Draw the dark edges of the lids, and the lashes."""
+    ink, strong = np.minimum(eye.look.hair * 0.2, 28), eye.lashes
+    span = np.clip((1.06 - np.abs(eye.u - 0.03)) / 0.12, 0, 1)
+    line = (0.45 + 0.5 * strong) * hill(eye.below(eye.upper) + 0.01, 0.035 + 0.045 * strong)
+    liner = (0.1 + 0.55 * eye.makeup**2) * hill(eye.below(eye.lower) - 0.035, 0.05)
+    patch = lay(patch, ink, span * np.maximum(line, liner * np.clip(eye.u + 0.9, 0, 1)))
+    t = np.linspace(0, 1, 5)[:, None]  # along a lash
+    # the lashes of an open lid point up, those of a lowered one hang
+    for curve, longest, rise in ((eye.upper, 0.34, 1.25 * min(eye.open, 1) - 0.5),
+                                 (eye.lower, 0.16, -0.9)):  # fmt: skip
+        u = rng.uniform(-0.75, 1, int(26 * (0.6 + strong)))
+        fan = 0.75 * u + 0.1 + rng.normal(0, 0.14, u.size)
+        length = longest * (0.45 + 0.75 * strong) * (0.8 + 0.2 * u) * rng.uniform(0.7, 1.2, u.size)
+        out = np.sin(fan) * t + 0.25 * np.sign(u) * t**2
+        down = 0.5 * t * (1 - t) - np.cos(fan) * rise * t
+        lashes = eye.strokes(u + length * out, np.interp(u, _AXIS, curve) + length * down, 0.022)
+        patch = lay(patch, ink, min(0.2 + 2.5 * longest * strong, 0.95) * lashes)
+    return patch
+
+
+def _paint_brow(rng: np.random.Generator, eye: _Eye, patch: Array, lit: Array) -> Array:
+    """Draw the brow: a soft body, and hairs on it."""
+    colour = np.minimum(eye.look.hair * 0.7, 120) * lit
+    height, thick, bend, dense = rng.uniform((1.1, 0.16, 0.0, 0.4), (1.6, 0.3, 0.35, 1.0))
+    middle = 0.1 * np.clip(_AXIS - 0.6, 0, 2) ** 1.5 - height - bend * hill(_AXIS - 0.5, 0.8)
+    taper = np.interp(_AXIS, (-1.5, -1, 0, 1.75), (0, 1, 1, 0)) ** 0.6 * thick
+    body = hill(eye.below(middle) / (eye.at(taper) + 0.03), 0.9) * eye.at(taper / thick)
+    patch = lay(patch, colour, 0.75 * dense * body)
+    u = rng.uniform(-1.4, 1.6, int(230 * dense))
+    v = np.interp(u, _AXIS, middle) + rng.uniform(-0.9, 0.9, u.size) * np.interp(u, _AXIS, taper)
+    turn = np.interp(u, (-1.4, -0.8, 0.5, 1.6), (-1.3, -0.6, -0.15, 0.35))
+    turn = turn + rng.normal(0, 0.2, u.size)
+    along = rng.uniform(0.12, 0.28, u.size) * np.linspace(0, 1, 4)[:, None]
+    hairs = eye.strokes(u + along * np.cos(turn), v + along * np.sin(turn), 0.02)
+    return lay(patch, colour * 0.75, 0.45 * hairs)
