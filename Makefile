@@ -32,7 +32,7 @@ PY     := $(VENV)/bin/python
 TRAIN_ARGS := --shards $(SHARDS) --output $(OUTPUT) $(if $(PRESET),--preset $(PRESET)) \
 	$(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch $(BATCH)) $(if $(LR),--lr $(LR)) \
 	$(if $(SEED),--seed $(SEED)) --device $(DEVICE) --loader $(LOADER)
-EXTRAS := video$(if $(shell command -v nvidia-smi),$(comma)gpu)
+EXTRAS := train,video$(if $(shell command -v nvidia-smi),$(comma)gpu)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv sample shards train speedrun evaluate weights infer test lint peers bench bench-gpu clean FORCE
@@ -107,8 +107,12 @@ weights: $(SHARDS)/manifest.json ## train the bundled weights anew, drawn faces 
 		--device $(DEVICE) --loader $(LOADER)
 	@$(PY) -m train --shards $(SHARDS) --output $(OUTPUT)/weights --preset recipe $(if $(SEED),--seed $(SEED)) \
 		--init $(OUTPUT)/drawn/eye_segmentation_model.pth --resume --device $(DEVICE) --loader $(LOADER)
+	@$(PY) -m train export --model $(OUTPUT)/weights/eye_segmentation_model.pth --shards $(SHARDS) \
+		--output infer/weights/eyes.onnx --half
 	@$(PY) -m train export --model $(OUTPUT)/weights/eye_segmentation_model.pth \
 		--output infer/weights/eyes.safetensors
+	@cat infer/weights/eyes.onnx.sha256 infer/weights/eyes.safetensors.sha256 > infer/weights/eyes.sha256
+	@rm infer/weights/eyes.onnx.sha256 infer/weights/eyes.safetensors.sha256
 
 infer: $(VENV)/.installed ## cut the eyes out of IMAGE (with the bundled weights, or MODEL)
 	@test -n "$(IMAGE)" || { echo "Error: IMAGE is empty. Give one: make infer IMAGE=x.jpg" >&2; exit 2; }

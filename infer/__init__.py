@@ -1,23 +1,25 @@
 """Find the eyes in any photograph.
 
 >>> from infer import Predictor
->>> predictor = Predictor.from_checkpoint("output/eye_segmentation_model.pth")
->>> prediction = predictor.predict(rgb)  # H x W x 3 uint8 -> H x W mask
+>>> prediction = Predictor.bundled().predict("photo.jpg")
+>>> prediction.mask, prediction.eyes
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from preprocess import __version__
+
 if TYPE_CHECKING:
     from infer.predictor import Prediction, Predictor
 
-__all__ = ["Prediction", "Predictor"]
+__all__ = ["Prediction", "Predictor", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when the predictor is asked for, so that ``--help`` is instant."""
-    if name in __all__:
+    """Import the predictor only when it is asked for, so that ``--help`` is instant."""
+    if name in {"Prediction", "Predictor"}:
         from infer import predictor
 
         return getattr(predictor, name)

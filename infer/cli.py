@@ -3,64 +3,70 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import click
 
-from preprocess.command import HELP, reports_errors
+from preprocess import __version__
+from preprocess.command import HELP, DefaultsTo, reports_errors
+from preprocess.errors import InputError
+
+PATH = click.Path(path_type=Path)
+MODEL = click.option("--model", type=PATH, help="Model of `train`: .onnx, .pth or .safetensors.  "
+                     "[default: the weights in the package]")  # fmt: skip
+FACES = click.option("--faces", default="auto", metavar="auto|whole|N",
+                     help="auto: every face, or the whole picture if it looks like one; "
+                          "N: the N largest.")  # fmt: skip
+DEVICE = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
+JSON = click.option("--json", is_flag=True, help="Also write faces and eyes as JSON.")
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say how the process is tuned.")
+TUNE = click.option("--tune/--no-tune", default=True,
+                    help="Keep freed memory, let OpenMP threads sleep.")  # fmt: skip
+_SECONDS = 5.0  # between lines of progress, without a terminal
 
 
-@click.command(context_settings=HELP)
-@click.option(
-    "--image",
-    "images",
-    multiple=True,
-    metavar="PHOTO",
-    help="A file, a folder or a glob pattern; may be given several times.",
-)
+@click.group(cls=DefaultsTo, default="photos", context_settings=HELP)
+@click.version_option(__version__, "--version")
+def main() -> None:
+    """Cut out the eyes of photographs and videos.
+
+    Without a command, `photos` is meant: python -m infer --image PHOTO.
+    """
+
+
+@main.command()
+@click.option("--image", "images", multiple=True, metavar="PHOTO",
+              help="File, folder, pattern, or - for standard input; may be repeated.")  # fmt: skip
 @click.argument("more", nargs=-1, metavar="[PHOTO]...")
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    help="Checkpoint of `train`.  [default: the weights in the package]",
-)
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    help="File for one photo, folder for several.  "
-    "[default: eye_segmentation_result.png, or a folder eye_segmentation_result]",
-)
-@click.option(
-    "--faces",
-    default="auto",
-    metavar="auto|whole|N",
-    help="auto: every face, or the whole picture if it looks like one; N: the N largest.",
-)
-@click.option(
-    "--write",
-    "views",
-    multiple=True,
-    type=click.Choice(["panel", "overlay", "mask", "soft", "cutout"]),
-    help="What to write; may be given several times.  [default: panel]",
-)
+@click.option("--recursive", is_flag=True, help="Look into the folders of folders, too.")
+@MODEL
+@click.option("--output", type=PATH, help="File for one photo, folder for several.  [default: "
+              "eye_segmentation_result.png, or a folder eye_segmentation_result]")  # fmt: skip
+@FACES
+@click.option("--write", "views", multiple=True,
+              type=click.Choice(["panel", "overlay", "mask", "soft", "cutout", "eyes"]),
+              help="What to write; may be repeated.  [default: panel]")  # fmt: skip
 @click.option("--overlay", is_flag=True, help="Same as --write overlay: photo | overlay.")
 @click.option("--mask-only", is_flag=True, help="Same as --write mask, at the photo's own size.")
-@click.option("--video", type=click.Path(path_type=Path), help="A video file instead of photos.")
-@click.option("--webcam", type=int, help="A webcam instead of photos, until Ctrl-C.")
-@click.option("--smooth", default=0.5, help="Share of the past in each frame of a video.")
-@click.option("--json", "json", is_flag=True, help="Also write faces and eyes as JSON.")
-@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--tune/--no-tune",
-    default=True,
-    help="Keep freed memory, let OpenMP threads sleep.",
-)
+@JSON
+@click.option("--csv", "table", type=PATH, help="Write a table, too: a row for each eye.")
+@OVERWRITE
+@click.option("--skip-existing", is_flag=True, help="Leave out photos whose results exist.")
+@click.option("--video", type=PATH, hidden=True)
+@click.option("--webcam", type=int, hidden=True)
+@DEVICE
+@TUNE
+@VERBOSE
+@click.pass_context
 @reports_errors
-def main(
-    images: tuple[str, ...], more: tuple[str, ...], model: Path | None, output: Path | None,
-    faces: str, views: tuple[str, ...], overlay: bool, mask_only: bool, video: Path | None,
-    webcam: int | None, smooth: float, json: bool, overwrite: bool, device: str, tune: bool,
+def photos(
+    context: click.Context, images: tuple[str, ...], more: tuple[str, ...], recursive: bool,
+    model: Path | None, output: Path | None, faces: str, views: tuple[str, ...], overlay: bool,
+    mask_only: bool, json: bool, table: Path | None, overwrite: bool, skip_existing: bool,
+    video: Path | None, webcam: int | None, device: str, tune: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """Cut out the eyes of photographs: every face, every eye, at the photo's own resolution.
 
@@ -69,84 +75,111 @@ def main(
     and orientation. Photos are JPEG, PNG, WebP or anything else that Pillow reads. One that
     cannot be read is reported, the others are done; the exit code is then 2.
     """
-    from preprocess.errors import InputError
-    from preprocess.runtime import tune_process
-
-    click.echo(tune_process(tune), err=True)
     if overlay and mask_only:
         raise InputError("--overlay", "is given together with --mask-only", "Choose one")
     wanted = [*views, *(["overlay"] if overlay else []), *(["mask"] if mask_only else [])]
-    count = _faces(faces)
-    if video or webcam is not None:
-        if images or more or (video and webcam is not None):
+    if video or webcam is not None:  # as before there was a command for it
+        if images or more or len(wanted) > 1:
             raise InputError("--video", "is given together with something else", "Give one")
-        _video(video, webcam, model, output, wanted, count, smooth, json, overwrite, device)
+        context.invoke(
+            clip, source=video, webcam=webcam, model=model, output=output, faces=faces,
+            view=wanted[0] if wanted else "overlay", smooth=0.5, json=json, overwrite=overwrite,
+            device=device, tune=tune, verbose=verbose,
+        )  # fmt: skip
         return
     if not (images or more):
         raise InputError("--image", "is not given", "Give a photo, a folder or a pattern")
-    from tqdm import tqdm
-
-    from infer.output import View, check_suffix
+    _tune(tune, verbose)
+    from infer.output import View
     from infer.photos import find_photos, plan
-    from infer.predictor import Predictor
-    from infer.run import Failure, run
 
     drawn = [View(name) for name in dict.fromkeys(wanted or ["panel"])]
-    photos = find_photos([*images, *more])
-    jobs = plan(photos, output, drawn, json=json, overwrite=overwrite)
-    for job in jobs:
-        for view, path in job.pictures.items():
-            check_suffix(path, view)
-    predictor = Predictor.from_checkpoint(model, device) if model else Predictor.bundled(device)
-    failures = 0
-    with tqdm(total=len(jobs), unit="photo", disable=True if len(jobs) == 1 else None) as bar:
-        for outcome in run(predictor, jobs, count):
-            bar.update()
-            if isinstance(outcome, Failure):
-                failures += 1
-                tqdm.write(f"Error: {outcome.problem}", file=sys.stderr)
-                continue
-            if outcome.warning:
-                tqdm.write(f"{outcome.job.photo}: {outcome.warning}", file=sys.stderr)
-            if len(jobs) == 1:
-                found = f"{outcome.eyes} eye(s) in {outcome.faces} face(s)"
-                click.echo(f"{', '.join(str(path) for path in outcome.job.results)}: {found}")
-    if len(jobs) > 1:
-        click.echo(
-            f"{jobs[0].results[0].parent}: {len(jobs) - failures} of {len(jobs)} photos done"
-        )
+    found = find_photos([*images, *more], recursive)
+    jobs = plan(found, output, drawn, json=json, overwrite=overwrite, skip_existing=skip_existing)
+    count = _faces(faces)
+    predictor = _predictor(model, device, threads=0 if len(jobs) == 1 else 1)
+    failures = _run(predictor, jobs, count, table)
+    if len(found) > len(jobs):
+        click.echo(f"{len(found) - len(jobs)} photos had their results already")
     if failures:
         raise SystemExit(2)
 
 
-def _video(
-    video: Path | None, webcam: int | None, model: Path | None, output: Path | None,
-    wanted: list[str], faces: str | int, smooth: float, json: bool, overwrite: bool, device: str,
-) -> None:  # fmt: skip
-    from preprocess.errors import InputError
+def _run(predictor: Any, jobs: list[Any], faces: str | int, table: Path | None) -> int:
+    """Segment, report, and return how many photographs failed."""
+    from infer.record import save_table
+    from infer.run import Failure, run
 
-    if len(wanted) > 1 or set(wanted) & {"soft", "cutout"}:
-        raise InputError("--write", "is not possible for a video", "Give panel, overlay or mask")
-    if video and not video.is_file():
-        raise InputError(video, "does not exist", "Give a video file")
+    done, rows, failures, said = 0, [], 0, time.monotonic()
+    number_of_faces = eyes = 0
+    for outcome in run(predictor, jobs, faces):
+        done += 1
+        if isinstance(outcome, Failure):
+            failures += 1
+            click.echo(f"Error: {outcome.problem}", err=True)
+            continue
+        number_of_faces, eyes = number_of_faces + len(outcome.faces), eyes + outcome.eyes
+        rows.append((str(outcome.job.photo), outcome.faces))
+        if outcome.warning:
+            click.echo(f"{outcome.job.photo}: {outcome.warning}", err=True)
+        if len(jobs) > 1 and time.monotonic() - said > _SECONDS:
+            said = time.monotonic()
+            click.echo(f"{done} of {len(jobs)} photos", err=True)
+    if table:
+        save_table(rows, table)
+    found = f"{eyes} eye(s) in {number_of_faces} face(s)"
+    if len(jobs) > 1:
+        place = jobs[0].results[0].parent
+        failed = f", {failures} failed" if failures else ""
+        click.echo(f"{place}: {done - failures} photos, {found}{failed}")
+    elif jobs and not failures:
+        click.echo(f"{', '.join(map(str, jobs[0].results))}: {found}")
+    return failures
+
+
+@main.command("video")
+@click.argument("source", type=PATH, required=False)
+@click.option("--webcam", type=int, help="A webcam instead of a file, until Ctrl-C.")
+@MODEL
+@click.option("--output", type=PATH, help="Ends in .mp4, .mov or .mkv.  [default: NAME_eyes.mp4]")
+@FACES
+@click.option("--write", "view", type=click.Choice(["panel", "overlay", "mask", "soft", "cutout"]),
+              default="overlay", help="What each frame shows.")  # fmt: skip
+@click.option("--smooth", default=0.5, help="Share of the past in each frame, against flicker.")
+@JSON
+@OVERWRITE
+@DEVICE
+@TUNE
+@VERBOSE
+@reports_errors
+def clip(
+    source: Path | None, webcam: int | None, model: Path | None, output: Path | None, faces: str,
+    view: str, smooth: float, json: bool, overwrite: bool, device: str, tune: bool, verbose: bool,
+) -> None:  # fmt: skip
+    """Cut out the eyes of a video: every frame, the sound kept; --json writes a line a frame."""
+    if view in {"soft", "cutout"}:
+        problem = f"{view} needs more than a video of these formats holds"
+        raise InputError("--write", problem, "Give panel, overlay or mask")
+    if bool(source) == (webcam is not None):
+        raise InputError("video", "takes a file or --webcam", "Give one of them")
+    if source and not source.is_file():
+        raise InputError(source, "does not exist", "Give a video file")
     if output is None:
-        output = video.with_name(f"{video.stem}_eyes.mp4") if video else Path("webcam_eyes.mp4")
+        output = source.with_name(f"{source.stem}_eyes.mp4") if source else Path("webcam_eyes.mp4")
     record = output.with_suffix(".jsonl") if json else None
     for path in (output, record):
         if path and path.exists() and not overwrite:
             raise InputError(path, "exists already", "Add --overwrite, or give another --output")
-    if video and output.resolve() == video.resolve():
+    if source and output.resolve() == source.resolve():
         raise InputError(output, "is the video itself", "Give another --output")
+    _tune(tune, verbose)
     from infer.output import View
-    from infer.predictor import Predictor
     from infer.video import segment_video
 
-    predictor = Predictor.from_checkpoint(model, device) if model else Predictor.bundled(device)
-    source = video if video is not None else (webcam or 0)
-    view = View(wanted[0]) if wanted else View.OVERLAY
     report = segment_video(
-        predictor, source, output, view=view, faces=faces, smooth=smooth, record=record
-    )
+        _predictor(model, device, threads=1), source or webcam or 0, output, view=View(view),
+        faces=_faces(faces), smooth=smooth, record=record,
+    )  # fmt: skip
     if report.lost_sounds:
         click.echo(f"{output}: {report.lost_sounds} sound track(s) left out: their coding cannot "
                    "be copied; convert the sound to AAC first", err=True)  # fmt: skip
@@ -156,9 +189,23 @@ def _video(
     )
 
 
-def _faces(text: str) -> str | int:
-    from preprocess.errors import InputError
+def _tune(tune: bool, verbose: bool) -> None:
+    from preprocess.runtime import tune_process
 
+    said = tune_process(tune)
+    if verbose:
+        print(said, file=sys.stderr)
+
+
+def _predictor(model: Path | None, device: str, threads: int) -> Any:
+    from infer.predictor import Predictor
+
+    if model:
+        return Predictor.from_checkpoint(model, device, threads)
+    return Predictor.bundled(device, threads)
+
+
+def _faces(text: str) -> str | int:
     if text in {"auto", "whole"}:
         return text
     if not (text.isascii() and text.isdigit() and int(text) > 0):

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from infer.output import View, draw
+from infer.output import View
 from infer.predictor import Prediction
 from preprocess.errors import InputError
 from preprocess.image import RGB
@@ -129,7 +129,7 @@ class Writer:
         """Draw and encode a frame."""
         import av
 
-        picture = draw(view, frame.rgb, prediction.probability, prediction.threshold)
+        picture = prediction.draw(view)
         if view is View.OVERLAY:  # the right half of photo | overlay
             picture = picture[:, picture.shape[1] // 2 :]
         if picture.ndim == 2:

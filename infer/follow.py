@@ -6,15 +6,16 @@ in its place, so are the probabilities; less so the more a face moves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from infer.faces import FoundFace, overlap
+from infer.predictor import Look
 
-Plane = npt.NDArray[np.float32] | None
+Plane = npt.NDArray[np.float32]
 _FOLLOWED = 0.4  # overlap from which a face is that of the frame before
 
 
@@ -45,17 +46,30 @@ class Follower:
         self._faces = steadied
         return steadied
 
-    def blend(self, faces: Sequence[FoundFace], planes: Sequence[Plane]) -> list[Plane]:
-        """Average the aligned probabilities of a frame's faces (None: not segmented)."""
-        blended: list[Plane] = []
-        for face, plane in zip(faces, planes, strict=True):
-            before = _match(face, [other for other, _ in self._planes])
-            old = None if before is None else self._planes[before][1]
-            if plane is not None and before is not None and old is not None:
-                share = self._smooth * _stillness(face, self._planes[before][0])
-                plane = np.asarray(share * old + (1 - share) * plane, np.float32)
+    def blend(self, looks: Sequence[Look], planes: Iterable[Plane]) -> list[Plane]:
+        """Average a frame's planes with those of the frame before.
+
+        Parameters
+        ----------
+        looks
+            Of the frame.
+        planes
+            Probabilities of those that have a frame, in the same order.
+        """
+        blended, faces, remaining = [], [], iter(planes)
+        for look in looks:
+            if look.frame is None:
+                continue
+            plane = next(remaining)
+            if look.face is not None:
+                before = _match(look.face, [other for other, _ in self._planes])
+                if before is not None and self._planes[before][1].shape == plane.shape:
+                    share = self._smooth * _stillness(look.face, self._planes[before][0])
+                    old = self._planes[before][1]
+                    plane = np.asarray(share * old + (1 - share) * plane, np.float32)
+                faces.append((look.face, plane))
             blended.append(plane)
-        self._planes = list(zip(faces, blended, strict=True))
+        self._planes = faces
         return blended
 
 

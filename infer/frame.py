@@ -110,9 +110,7 @@ class FaceFrame:
     height: int
 
     @classmethod
-    def of_face(
-        cls, landmarks: npt.NDArray[np.floating], size: int, stride: int
-    ) -> FaceFrame:
+    def of_face(cls, landmarks: npt.NDArray[np.floating], size: int, stride: int) -> FaceFrame:
         """Frame the eyes of a face.
 
         Parameters
@@ -132,9 +130,7 @@ class FaceFrame:
         direction = across + np.array([down[1], -down[0]])
         cos, sin = direction / max(np.hypot(*direction), 1e-6)
         linear = size / side * np.array([[cos, sin], [-sin, cos]])
-        width, height = (
-            max(1, round(share * size / stride)) * stride for share in (_WIDE, _HIGH)
-        )
+        width, height = (max(1, round(share * size / stride)) * stride for share in (_WIDE, _HIGH))
         corner = (size / 2 - width / 2, _MIDDLE * size - height / 2)
         offset = size / 2 - linear @ centre - corner
         return cls(np.concatenate([linear, offset[:, None]], axis=1), width, height)

@@ -1,7 +1,8 @@
-"""What to write for a photograph: panel, overlay, mask, soft mask, cut-out."""
+"""What to write for a photograph: panel, overlay, mask, soft mask, cut-out, single eyes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from infer.eyes import Box, Face
 from preprocess.errors import InputError
 from preprocess.files import atomic_file
 from preprocess.grid import grey_to_rgb, outline, tint
@@ -19,27 +21,20 @@ from preprocess.mask import encode_label
 # Panels are for looking; everything else is written at the photograph's own size.
 TILE = 2048
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+# Faces whose eyes take less than this share of the width are shown enlarged, too; so many of them.
+_SMALL, _ENLARGED = 0.3, 6
+_EDGE = 0.25  # of the probability, to either side of the threshold: from clear to opaque
 
 
 class View(StrEnum):
     """What is drawn; the value is its name on the command line."""
 
-    PANEL = "panel"  # photo | mask | overlay
+    PANEL = "panel"  # photo | mask | overlay, and below them faces enlarged
     OVERLAY = "overlay"  # photo | overlay
     MASK = "mask"  # 0 and 255
     SOFT = "soft"  # probability, 0..255
     CUTOUT = "cutout"  # the photo, transparent but for the eyes
-
-    @property
-    def shows(self) -> str:
-        """What is in the picture."""
-        return {
-            View.PANEL: "photo | mask | overlay",
-            View.OVERLAY: "photo | overlay",
-            View.MASK: "mask",
-            View.SOFT: "probability",
-            View.CUTOUT: "cut-out",
-        }[self]
+    EYES = "eyes"  # a cut-out for each eye, of its own size
 
     @property
     def is_for_looking(self) -> bool:
@@ -48,7 +43,7 @@ class View(StrEnum):
 
 
 def shrink(photo: RGB) -> RGB:
-    """Scale a photograph down to the longest tile of a panel, where it is larger."""
+    """Scale a photograph down to the longest tile of a panel, if it is larger."""
     height, width = photo.shape[:2]
     scale = TILE / max(height, width)
     if scale >= 1:
@@ -58,7 +53,11 @@ def shrink(photo: RGB) -> RGB:
 
 
 def draw(
-    view: View, photo: RGB | None, probability: npt.NDArray[np.float32], threshold: float
+    view: View,
+    photo: RGB | None,
+    probability: npt.NDArray[np.float32],
+    threshold: float,
+    faces: Sequence[Face] = (),
 ) -> npt.NDArray[np.uint8]:
     """Draw a view.
 
@@ -72,6 +71,8 @@ def draw(
         H x W float32, 0..1.
     threshold
         Probability from which a pixel is an eye.
+    faces
+        What a panel shows enlarged, if it is small.
 
     Returns
     -------
@@ -81,20 +82,50 @@ def draw(
     """
     if view is View.SOFT:
         return _to_levels(probability)
-    grey = _mask(probability, threshold)
     if view is View.MASK or photo is None:
-        return grey
-    if view is View.CUTOUT:
-        return np.dstack([photo, grey])
-    photo = shrink(photo)
-    if photo.shape[:2] != grey.shape:
-        size = (photo.shape[1], photo.shape[0])
-        smaller = cv2.resize(probability, size, interpolation=cv2.INTER_AREA)
-        grey = _mask(np.asarray(smaller, np.float32), threshold)
-    tiles = [photo, outline(tint(photo, grey), grey)]
+        return _mask(probability, threshold)
+    if view in {View.CUTOUT, View.EYES}:
+        return _cutout(photo, probability, threshold)
+    small = shrink(photo)
+    if small.shape[:2] != probability.shape:
+        size = (small.shape[1], small.shape[0])
+        probability = np.asarray(cv2.resize(probability, size, interpolation=cv2.INTER_AREA))
+    grey = _mask(probability, threshold)
+    tiles = [small, outline(tint(small, grey), grey)]
     if view is View.PANEL:
         tiles.insert(1, grey_to_rgb(grey))
-    return np.hstack(tiles)
+    panel = np.hstack(tiles)
+    close = _enlarged(tiles[-1], faces, small.shape[1] / photo.shape[1], panel.shape[1])
+    return np.vstack([panel, close]) if view is View.PANEL and close is not None else panel
+
+
+def _enlarged(overlay: RGB, faces: Sequence[Face], scale: float, width: int) -> RGB | None:
+    """Draw a row of the eyes of faces, enlarged; None if they are large enough as they are."""
+    boxes = [_around(face) for face in faces if face.eyes][:_ENLARGED]
+    if not boxes or max(box[2] for box in boxes) * scale > _SMALL * overlay.shape[1]:
+        return None
+    count = max(3, len(boxes))
+    wide = width // count
+    high = wide // 2
+    row = np.zeros((high, width, 3), np.uint8)
+    for number, (x, y, across, down) in enumerate(boxes):
+        side = 1.4 * max(across, 2 * down)
+        centre = (scale * (x + across / 2), scale * (y + down / 2))
+        factor = wide / (scale * side)
+        matrix = np.array([[factor, 0, wide / 2 - factor * centre[0]],
+                           [0, factor, high / 2 - factor * centre[1]]])  # fmt: skip
+        rule = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
+        row[:, number * wide : (number + 1) * wide] = cv2.warpAffine(
+            overlay, matrix, (wide, high), flags=rule
+        )
+    return row
+
+
+def _around(face: Face) -> Box:
+    """Return the box around all eyes of a face."""
+    left, top = (min(eye.box[axis] for eye in face.eyes) for axis in (0, 1))
+    right, bottom = (max(eye.box[n] + eye.box[n + 2] for eye in face.eyes) for n in (0, 1))
+    return left, top, right - left, bottom - top
 
 
 def _mask(probability: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.uint8]:
@@ -102,12 +133,22 @@ def _mask(probability: npt.NDArray[np.float32], threshold: float) -> npt.NDArray
     return (probability >= threshold).view(np.uint8) * np.uint8(255)
 
 
+def _cutout(
+    photo: RGB, probability: npt.NDArray[np.float32], threshold: float
+) -> npt.NDArray[np.uint8]:
+    """Return the photo as RGBA: soft at the edge of an eye, all 0 away from it."""
+    picture = np.zeros((*photo.shape[:2], 4), np.uint8)
+    x, y, width, height = cv2.boundingRect((probability > threshold - _EDGE).view(np.uint8))
+    part = np.s_[y : y + height, x : x + width]
+    alpha = np.clip(0.5 + (probability[part] - threshold) / (2 * _EDGE), 0, 1)
+    picture[part][..., 3] = np.rint(255 * alpha)
+    picture[part][..., :3] = photo[part] * (picture[part][..., 3:] > 0)
+    return picture
+
+
 def _to_levels(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Scale 0..1 to 0..255, row by row: the photograph may have fifty megapixels."""
-    levels = np.empty(probability.shape, np.uint8)
-    for row, values in enumerate(probability):
-        levels[row] = np.rint(values * 255)
-    return levels
+    """Scale 0..1 to 0..255."""
+    return np.asarray(cv2.convertScaleAbs(probability, alpha=255), np.uint8)
 
 
 def check_suffix(path: Path, view: View) -> None:
@@ -116,7 +157,7 @@ def check_suffix(path: Path, view: View) -> None:
     Raises
     ------
     InputError
-        Where the ending names no format, or a lossy one for a mask or a cut-out.
+        If the ending names no format, or a lossy one for a mask or a cut-out.
     """
     suffix = path.suffix.lower()
     allowed = list(_FORMATS) if view.is_for_looking else [".png"]
@@ -126,9 +167,26 @@ def check_suffix(path: Path, view: View) -> None:
 
 def save(picture: npt.NDArray[np.uint8], path: Path) -> None:
     """Write a picture in the format of its ending, whole or not at all."""
-    options = {"quality": 95} if path.suffix.lower() != ".png" else {"compress_level": 4}
-    with atomic_file(path) as file:
-        if picture.ndim == 2:  # a mask: almost all of it is 0, a tenth of Pillow's time
+    kind = _FORMATS[path.suffix.lower()]
+    with atomic_file(path, sync=False) as file:
+        if kind != "PNG":
+            Image.fromarray(picture).save(file, kind, quality=95)
+        elif picture.ndim == 2:  # a mask: almost all of it is 0, a tenth of Pillow's time
             file.write(encode_label(picture))
-            return
-        Image.fromarray(picture).save(file, _FORMATS[path.suffix.lower()], **options)
+        else:
+            order = cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
+            level = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+            file.write(cv2.imencode(".png", cv2.cvtColor(picture, order), level)[1].tobytes())
+
+
+def save_eyes(cutout: npt.NDArray[np.uint8], faces: Sequence[Face], path: Path) -> list[Path]:
+    """Write each eye of a cut-out as a file: ``{name}_{face}_{side}.png``; returns the files."""
+    paths = []
+    for number, face in enumerate(faces, start=1):
+        for eye in face.eyes:
+            x, y, width, height = (round(value) for value in eye.box)
+            room = max(2, round(0.15 * width))
+            part = cutout[max(0, y - room) : y + height + room, max(0, x - room) : x + width + room]
+            paths.append(path.with_name(f"{path.stem}_{number}_{eye.side}{path.suffix}"))
+            save(np.ascontiguousarray(part), paths[-1])
+    return paths

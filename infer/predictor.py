@@ -19,7 +19,7 @@ from infer.frame import LEAST_EYE_DISTANCE, FaceFrame, Frame, PhotoFrame
 from infer.network import Network, open_network
 from infer.output import View, draw, save
 from preprocess.errors import DecodeError, InputError
-from preprocess.image import RGB, decode_rgb
+from preprocess.image import RGB, decode_rgb, from_pillow
 
 # "auto", "whole", or how many of the largest faces.
 Faces = str | int
@@ -35,7 +35,7 @@ class Prediction:
     Attributes
     ----------
     photo
-        H x W x 3, uint8, RGB.
+        H x W x 3, uint8, RGB; None if only a small version of it was decoded.
     faces
         The faces and their eyes, the largest face first.
     probability
@@ -46,7 +46,7 @@ class Prediction:
         What the caller should know, such as that no face was found; empty if all went well.
     """
 
-    photo: RGB
+    photo: RGB | None
     faces: tuple[Face, ...]
     probability: Plane
     threshold: float
@@ -64,7 +64,7 @@ class Prediction:
 
     def draw(self, view: View | str) -> npt.NDArray[np.uint8]:
         """Draw the photograph and its eyes (see `infer.output.draw`)."""
-        return draw(View(view), self.photo, self.probability, self.threshold, self.eyes)
+        return draw(View(view), self.photo, self.probability, self.threshold, self.faces)
 
     def cutout(self) -> npt.NDArray[np.uint8]:
         """Return the eyes alone: H x W x 4 RGBA, soft at the edges, 0 everywhere else."""
@@ -173,7 +173,7 @@ class Predictor:
         """
         rgb = to_rgb(photo)
         looks = self.look(rgb, faces)
-        return self.assemble(rgb, looks, self.planes(rgb, looks), faces)
+        return self.assemble(rgb.shape, looks, self.planes(rgb, looks), faces, rgb)
 
     def look(
         self, rgb: RGB, faces: Faces = "auto", found: Sequence[FoundFace] | None = None
@@ -210,30 +210,32 @@ class Predictor:
         return list(self.network(np.stack(pictures))) if pictures else []
 
     def assemble(
-        self, rgb: RGB, looks: Sequence[Look], planes: Iterable[Plane], faces: Faces = "auto"
-    ) -> Prediction:
-        """Bring the network's answers back into the photograph, and measure the eyes."""
-        shape, threshold, remaining = rgb.shape[:2], self.network.threshold, iter(planes)
-        probability, measured = np.zeros(shape, np.float32), []
+        self, shape: tuple[int, ...], looks: Sequence[Look], planes: Iterable[Plane],
+        faces: Faces = "auto", photo: RGB | None = None,
+    ) -> Prediction:  # fmt: skip
+        """Bring the network's answers back into a photograph of shape (H, W), and measure."""
+        height, width = shape[:2]
+        threshold, remaining = self.network.threshold, iter(planes)
+        probability, measured = np.zeros((height, width), np.float32), []
         for look in looks:
             if look.frame is None:
                 assert look.face is not None
                 problem = f"too small: its eyes are {_eye_distance(look.face):.0f} pixels apart"
                 measured.append(_face(look.face, (), problem))
                 continue
-            patch, (x, y) = look.frame.restore(next(remaining), shape)
+            patch, (x, y) = look.frame.restore(next(remaining), (height, width))
             eyes = measure_eyes(patch, threshold, (x, y), look.frame.matrix, look.frame.width)
             if look.face is None:
-                if faces != "whole" and not _look_like_one_face(eyes, shape[1], shape[0]):
-                    return Prediction(rgb, (), probability, threshold, NO_FACE)
+                if faces != "whole" and not _look_like_one_face(eyes, width, height):
+                    return Prediction(photo, (), probability, threshold, NO_FACE)
                 if eyes:
-                    box = (0.0, 0.0, float(shape[1]), float(shape[0]))
+                    box = (0.0, 0.0, float(width), float(height))
                     measured.append(Face(box, (), None, eyes))
             else:
                 measured.append(_face(look.face, eyes))
             part = probability[y : y + patch.shape[0], x : x + patch.shape[1]]
             np.maximum(part, patch, out=part)  # overlapping faces: the union
-        return Prediction(rgb, tuple(measured), probability, threshold)
+        return Prediction(photo, tuple(measured), probability, threshold)
 
 
 def to_rgb(photo: Photo) -> RGB:
@@ -253,7 +255,7 @@ def to_rgb(photo: Photo) -> RGB:
     if isinstance(photo, bytes):
         return decode_rgb(photo, "photo")
     if isinstance(photo, Image.Image):
-        return decode_pillow(photo)
+        return from_pillow(photo)
     try:
         return decode_rgb(Path(photo).read_bytes(), str(photo))
     except OSError as error:

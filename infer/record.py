@@ -1,56 +1,51 @@
-"""A prediction as JSON: schema ``eye-segmentation/1``, described in docs/json.md."""
+"""Predictions as JSON and CSV: schema ``eye-segmentation/1``, described in docs/json.md."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from dataclasses import asdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from infer.predictor import Prediction
+from infer.eyes import Face
 from preprocess.files import atomic_file
 
 SCHEMA = "eye-segmentation/1"
+_SHARES = {"score", "openness", "probability"}
+_COLUMNS = ("photo", "face", "side", "x", "y", "width", "height", "centre_x", "centre_y", "area",
+            "openness", "probability")  # fmt: skip
 
 
-def to_record(prediction: Prediction, photo: str) -> dict[str, Any]:
-    """Return plain numbers, lists and dictionaries.
-
-    Parameters
-    ----------
-    prediction
-        Of one photograph.
-    photo
-        The photograph's name.
-    """
-    height, width = prediction.probability.shape
-    return {
-        "schema": SCHEMA,
-        "photo": photo,
-        "width": width,
-        "height": height,
-        "threshold": prediction.threshold,
-        "warning": prediction.warning,
-        "faces": [_rounded(asdict(face)) for face in prediction.faces],
-    }
-
-
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Keep a hundredth of a pixel, and four places of what is 0..1."""
     if isinstance(value, dict):
         return {
-            key: round(item, 4) if key in _SHARES and item is not None else _rounded(item)
+            key: round(item, 4) if key in _SHARES and item is not None else rounded(item)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     return round(value, 2) if isinstance(value, float) else value
 
 
-_SHARES = {"score", "openness", "probability"}
-
-
 def save_record(record: dict[str, Any], path: Path) -> None:
-    """Write a record, whole or not at all."""
+    """Write a record as compact JSON, whole or not at all."""
+    with atomic_file(path, sync=False) as file:
+        file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+
+
+def save_table(photos: Iterable[tuple[str, tuple[Face, ...]]], path: Path) -> None:
+    """Write a CSV with a row for each eye of each photograph (name and faces)."""
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(_COLUMNS)
+    for name, faces in photos:
+        for number, face in enumerate(faces, start=1):
+            for eye in face.eyes:
+                places = [round(value, 2) for value in (*eye.box, *eye.centre)]
+                shares = [round(value, 4) for value in (eye.openness, eye.probability)]
+                table.writerow([name, number, eye.side, *places, eye.area, *shares])
     with atomic_file(path) as file:
-        file.write(json.dumps(record, indent=1).encode() + b"\n")
+        file.write(text.getvalue().encode())

@@ -1,44 +1,48 @@
-"""Many photographs: decoding, face finding, the network and writing overlap.
+"""Many photographs side by side, each on a core of its own, from file to result files.
 
-Batches go across photographs and faces. One bad file is a `Failure`; the others are done.
+One bad file is a `Failure`; the others are done.
 """
 
 from __future__ import annotations
 
+import sys
+import threading
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from io import BytesIO
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from PIL import Image
 
-from infer.output import View, draw, save
-from infer.photos import Job
-from infer.predictor import Faces, Prediction, Predictor, Prepared
-from infer.record import save_record, to_record
-from preprocess.errors import DecodeError, InputError
-from preprocess.image import PILLOW_ERRORS, RGB, decode_fitted, decode_rgb
+from infer.eyes import Face
+from infer.frame import PhotoFrame
+from infer.output import View, save, save_eyes
+from infer.photos import STDIN, Job
+from infer.predictor import Faces, Look, Prediction, Predictor
+from infer.record import save_record
+from preprocess.errors import InputError
+from preprocess.image import PILLOW_ERRORS, decode_fitted, decode_rgb
 from preprocess.runtime import usable_cores
 
-_BATCH = 4
 # Photographs that may be in memory at once, in pixels: some 10 bytes each.
-_PIXELS_IN_FLIGHT = 60e6
+_PIXELS = 60e6
 
 
 @dataclass(frozen=True)
 class Result:
-    """A photograph that was segmented: how many faces and eyes, and what to know about it."""
+    """A photograph that was segmented: its faces and eyes, and what to know about it."""
 
     job: Job
-    faces: int
-    eyes: int
+    faces: tuple[Face, ...]
     warning: str
+
+    @property
+    def eyes(self) -> int:
+        """How many there are."""
+        return sum(len(face.eyes) for face in self.faces)
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,6 @@ class Failure:
     problem: str
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    prepared: Prepared
-    photo: RGB | None
-
-
 def run(
     predictor: Predictor, jobs: Sequence[Job], faces: Faces = "auto"
 ) -> Iterator[Result | Failure]:
@@ -63,131 +61,82 @@ def run(
     Parameters
     ----------
     predictor
-        The network.
+        Of one thread, if there are several photographs.
     jobs
-        From `plan`.
+        From `infer.photos.plan`.
     faces
         "auto", "whole" or a number, as in `Predictor.predict`.
     """
-    waiting = deque(jobs)
-    loading: deque[tuple[Job, float, Future[_Loaded]]] = deque()
-    finishing: deque[tuple[float, Future[list[Result | Failure]]]] = deque()
-    in_flight = 0.0
-    workers = max(1, min(8, usable_cores(), len(jobs)))
-    with _shared_cores(workers) as share, ThreadPoolExecutor(workers, initializer=share) as pool:
-        while waiting or loading:
-            while waiting and len(loading) < 2 * _BATCH:
-                pixels = _pixels(waiting[0].photo)
-                if in_flight and in_flight + pixels > _PIXELS_IN_FLIGHT:
-                    break
-                job = waiting.popleft()
-                in_flight += pixels
-                loading.append((job, pixels, pool.submit(_load, predictor, job, faces)))
-            batch: list[tuple[Job, _Loaded | Failure]] = []
-            squares, held = 0, 0.0
-            while loading and squares < _BATCH:
-                job, pixels, decoded = loading.popleft()
-                held += pixels
-                try:
-                    loaded = decoded.result()
-                    squares += len(loaded.prepared.squares)
-                    batch.append((job, loaded))
-                except InputError as error:
-                    batch.append((job, Failure(job, str(error))))
-            finishing.append((held, pool.submit(_finish, predictor, batch)))
-            del batch
-            crowded = bool(waiting) and not loading
-            while finishing and (crowded or len(finishing) > workers):
-                held, finished = finishing.popleft()
-                yield from finished.result()
-                in_flight -= held
-        while finishing:
-            yield from finishing.popleft()[1].result()
-
-
-@contextmanager
-def _shared_cores(workers: int) -> Iterator[Callable[[], None]]:
-    """Give each worker its share of the cores for the network; yields what sets a worker up.
-
-    Photographs side by side, each on a core of its own, are done sooner than one after the other
-    on all cores: no operation waits for the slower half of its threads. torch keeps the number
-    by thread, and, for threads to come, by process: that one is put back.
-    """
-    threads = torch.get_num_threads()
-    share = max(1, threads // workers)
+    pool = ThreadPoolExecutor(max(1, min(8, usable_cores(), len(jobs))))
     try:
-        yield lambda: torch.set_num_threads(share)
+        yield from pool.map(partial(_segment, predictor, faces, _Room()), jobs)
     finally:
-        torch.set_num_threads(threads)
+        pool.shutdown(cancel_futures=True)
 
 
-def _pixels(path: Path) -> float:
+class _Room:
+    """Bounds the pixels of the photographs that are in memory; one photograph always fits."""
+
+    def __init__(self) -> None:
+        self._taken, self._changed = 0.0, threading.Condition()
+
+    @contextmanager
+    def take(self, pixels: float) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + pixels <= _PIXELS)
+            self._taken += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= pixels
+                self._changed.notify_all()
+
+
+def _segment(predictor: Predictor, faces: Faces, room: _Room, job: Job) -> Result | Failure:
+    try:
+        data = sys.stdin.buffer.read() if job.photo == STDIN else job.photo.read_bytes()
+    except OSError as error:
+        return Failure(job, f"{job.photo}: cannot be read ({error.strerror or error})")
+    with room.take(_pixels(data)):
+        try:
+            prediction = _predict(predictor, faces, job, data)
+        except InputError as error:
+            return Failure(job, str(error))
+        try:
+            for view, path in job.pictures.items():
+                if view is View.EYES:
+                    save_eyes(prediction.cutout(), prediction.faces, path)
+                else:
+                    save(prediction.draw(view), path)
+            if job.record:
+                save_record(prediction.to_dict(job.photo.name), job.record)
+        except OSError as error:
+            where = error.filename or job.results[0]
+            return Failure(job, f"{where}: cannot be written ({error.strerror or error})")
+    return Result(job, prediction.faces, _remarks(prediction))
+
+
+def _predict(predictor: Predictor, faces: Faces, job: Job, data: bytes) -> Prediction:
+    if faces == "whole" and not set(job.pictures) - {View.MASK, View.SOFT}:
+        # Nobody looks at the photograph itself: a large JPEG is decoded small.
+        square, geometry = decode_fitted(data, predictor.network.size, str(job.photo))
+        shape = (geometry.source_height, geometry.source_width)
+        planes = predictor.network(square[None])
+        return predictor.assemble(shape, [Look(None, PhotoFrame(geometry))], planes, faces)
+    rgb = decode_rgb(data, str(job.photo))
+    return predictor.predict(rgb, faces)
+
+
+def _pixels(data: bytes) -> float:
     """Read a photograph's size from its header; what cannot be read counts as nothing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about large pictures: that is the point
-            with Image.open(path) as photo:
+            with Image.open(BytesIO(data)) as photo:
                 return float(photo.width * photo.height)
     except (*PILLOW_ERRORS, Image.DecompressionBombError):
         return 0.0  # decoding will name the damage
-
-
-def _load(predictor: Predictor, job: Job, faces: Faces) -> _Loaded:
-    try:
-        data = job.photo.read_bytes()
-    except OSError as error:
-        raise DecodeError(job.photo, f"cannot be read ({error.strerror})", "Check it") from None
-    needs_photo = any(view not in {View.MASK, View.SOFT} for view in job.pictures)
-    if faces == "whole" and not needs_photo:
-        # Nobody looks at the photograph itself: a large JPEG is decoded small.
-        square, geometry = decode_fitted(data, predictor.spec.size, str(job.photo))
-        shape = (geometry.source_height, geometry.source_width)
-        return _Loaded(Prepared(shape, (square,), whole=geometry), None)
-    rgb = decode_rgb(data, str(job.photo))
-    return _Loaded(predictor.prepare(rgb, faces), rgb if needs_photo else None)
-
-
-def _finish(
-    predictor: Predictor, batch: Sequence[tuple[Job, _Loaded | Failure]]
-) -> list[Result | Failure]:
-    """Run the squares of a batch of photographs through the network, and write the results."""
-    squares = [
-        square
-        for _, loaded in batch
-        if isinstance(loaded, _Loaded)
-        for square in loaded.prepared.squares
-    ]
-    planes = np.concatenate(
-        [predictor.probabilities([])]
-        + [predictor.probabilities(squares[at : at + _BATCH])
-           for at in range(0, len(squares), _BATCH)]
-    )  # fmt: skip
-    results: list[Result | Failure] = []
-    for job, loaded in batch:
-        if isinstance(loaded, _Loaded):
-            count = len(loaded.prepared.squares)
-            results.append(_write(predictor, job, loaded, planes[:count]))
-            planes = planes[count:]
-        else:
-            results.append(loaded)
-    return results
-
-
-def _write(
-    predictor: Predictor, job: Job, loaded: _Loaded, planes: npt.NDArray[np.float32]
-) -> Result | Failure:
-    prediction = predictor.assemble(loaded.prepared, planes)
-    path = job.photo
-    try:
-        for view, path in job.pictures.items():
-            picture = draw(view, loaded.photo, prediction.probability, prediction.threshold)
-            save(picture, path)
-        if job.record:
-            path = job.record
-            save_record(to_record(prediction, job.photo.name), path)
-    except OSError as error:
-        return Failure(job, f"{path}: cannot be written ({error.strerror or error})")
-    return Result(job, len(prediction.faces), len(prediction.eyes), _remarks(prediction))
 
 
 def _remarks(prediction: Prediction) -> str:

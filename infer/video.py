@@ -11,22 +11,18 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from infer.container import File, Frame, Webcam, Writer
 from infer.faces import FoundFace
 from infer.follow import Follower
 from infer.output import View
-from infer.predictor import Faces, Prediction, Predictor, Prepared
-from infer.record import to_record
+from infer.predictor import Faces, Predictor
 from preprocess.errors import InputError
 from preprocess.image import RGB
 
@@ -115,7 +111,7 @@ def _segment_frames(
     encoding: Future[None] | None = None
     frames = reader.frames(writer.copy_sound)
 
-    def finder(rgb: RGB) -> list[FoundFace]:
+    def find(rgb: RGB) -> list[FoundFace]:
         return [] if faces == "whole" else predictor.finder.find(rgb)
 
     with (
@@ -129,26 +125,23 @@ def _segment_frames(
                 frame = next(frames, None)
                 if frame is None:
                     break
-                ahead.append((frame, pool.submit(finder, frame.rgb)))
+                ahead.append((frame, pool.submit(find, frame.rgb)))
             if not ahead:
                 break
-            batch = [ahead.popleft() for _ in range(max(1, len(ahead) // 2))]
-            found = [(frame, follower.steady(future.result())) for frame, future in batch]
-            prepared = [(frame, predictor.prepare(frame.rgb, faces, at)) for frame, at in found]
-            squares = [square for _, cut in prepared for square in cut.squares]
-            planes = iter(predictor.probabilities(squares))
-            for frame, cut in prepared:
-                prediction = _assemble(predictor, follower, cut, planes)
-                count += 1
-                with_eyes += bool(prediction.eyes)
-                if lines:
-                    content = {"time": round(float(frame.pts * reader.time_base), 4),
-                               **to_record(prediction, reader.name)}  # fmt: skip
-                    lines.write(json.dumps(content) + "\n")
-                if encoding:
-                    encoding.result()
-                encoding = encoder.submit(writer.write, frame, prediction, view)
-                bar.update()
+            frame, future = ahead.popleft()
+            looks = predictor.look(frame.rgb, faces, follower.steady(future.result()))
+            planes = follower.blend(looks, predictor.planes(frame.rgb, looks))
+            prediction = predictor.assemble(frame.rgb.shape, looks, planes, faces, frame.rgb)
+            count += 1
+            with_eyes += bool(prediction.eyes)
+            if lines:
+                seconds = round(float(frame.pts * reader.time_base), 4)
+                content = {"frame": count, "time": seconds, **prediction.to_dict(reader.name)}
+                lines.write(json.dumps(content, separators=(",", ":")) + "\n")
+            if encoding:
+                encoding.result()
+            encoding = encoder.submit(writer.write, frame, prediction, view)
+            bar.update()
         if encoding:
             encoding.result()
         writer.finish()
@@ -156,24 +149,10 @@ def _segment_frames(
     return VideoReport(count, with_eyes, speed, reader.lost_sounds)
 
 
-def _assemble(
-    predictor: Predictor, follower: Follower, cut: Prepared,
-    planes: Iterator[npt.NDArray[np.float32]],
-) -> Prediction:  # fmt: skip
-    own = [next(planes) for _ in cut.squares]
-    if cut.whole:
-        return predictor.assemble(cut, np.stack(own))
-    remaining = iter(own)
-    by_face = [next(remaining) if alignment else None for alignment in cut.alignments]
-    blended = [plane for plane in follower.blend(cut.found, by_face) if plane is not None]
-    none = np.zeros((0, predictor.spec.size, predictor.spec.size), np.float32)
-    return predictor.assemble(cut, np.stack(blended) if blended else none)
-
-
 def _import_av() -> Any:
     try:
         import av
     except ImportError:
-        remedy = 'pip install "eye-segmentation[video]", or pip install av'
+        remedy = "pip install '.[video]', or pip install av"
         raise InputError("--video", "needs PyAV, which is not installed", remedy) from None
     return av

@@ -205,8 +205,7 @@ def _decode_with_pillow(data: bytes, name: str) -> RGB:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on size and metadata
             with Image.open(io.BytesIO(data)) as opened:
-                picture = ImageOps.exif_transpose(opened)
-                return _to_rgb(picture)
+                return from_pillow(opened)
     except Image.DecompressionBombError as error:
         raise DecodeError(name, str(error), "Scale the picture down first") from None
     except PILLOW_ERRORS as error:
@@ -216,7 +215,9 @@ def _decode_with_pillow(data: bytes, name: str) -> RGB:
         ) from None
 
 
-def _to_rgb(picture: Image.Image) -> RGB:
+def from_pillow(picture: Image.Image) -> RGB:
+    """Convert a picture of any mode to H x W x 3 uint8 RGB, upright, alpha laid over white."""
+    picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
         return np.repeat(_grey_to_8_bit(np.asarray(picture))[..., None], 3, axis=2)
     if picture.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in picture.info:
