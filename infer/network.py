@@ -76,7 +76,7 @@ class OnnxNetwork:
             self.size, self.stride = int(facts["input"]["size"]), int(facts["stride"])
             self.threshold = float(facts["threshold"])
         except (ValueError, KeyError, TypeError, errors.Fail, errors.InvalidProtobuf,
-                errors.InvalidGraph, errors.NoSuchFile) as error:  # fmt: skip
+                errors.InvalidGraph, errors.InvalidArgument) as error:  # fmt: skip
             reason = str(error).split("\n", 1)[0][:120]
             raise InputError(path, f"cannot be read as a model ({reason})", _AGAIN) from None
 

@@ -19,10 +19,12 @@ from preprocess.image import RGB
 from preprocess.mask import encode_label
 
 # Panels are for looking; everything else is written at the photograph's own size.
-TILE = 2048
+TILE = 1536
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 # Faces whose eyes take less than this share of the width are shown enlarged, too; so many of them.
 _SMALL, _ENLARGED = 0.3, 6
+# One filter for all rows: half the time of trying five, at the same size.
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 _EDGE = 0.25  # of the probability, to either side of the threshold: from clear to opaque
 
 
@@ -78,7 +80,7 @@ def draw(
     -------
     numpy.ndarray
         Mask or soft mask, H x W uint8; cut-out, H x W x 4 uint8 RGBA; or n tiles side by side,
-        RGB uint8, with the longest side of a tile at most 2048 pixels.
+        RGB uint8, with the longest side of a tile at most 1536 pixels.
     """
     if view is View.SOFT:
         return _to_levels(probability)
@@ -175,8 +177,8 @@ def save(picture: npt.NDArray[np.uint8], path: Path) -> None:
             file.write(encode_label(picture))
         else:
             order = cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
-            level = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-            file.write(cv2.imencode(".png", cv2.cvtColor(picture, order), level)[1].tobytes())
+            data = cv2.imencode(".png", cv2.cvtColor(picture, order), _PNG)[1]
+            file.write(data.tobytes())
 
 
 def save_eyes(cutout: npt.NDArray[np.uint8], faces: Sequence[Face], path: Path) -> list[Path]:

@@ -5,7 +5,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from infer.align import Alignment
 from preprocess.image import fit
 
 SIZE = 64

@@ -1,0 +1,146 @@
+"""The network as ONNX: as torch, without torch, and as docs/onnx.md says."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mask_files import iou
+
+from infer import Predictor
+from infer.network import BUNDLED, OnnxNetwork, TorchNetwork, bundled_digest, open_network
+from preprocess.errors import InputError
+from preprocess.image import decode_fitted, decode_rgb
+from preprocess.manifest import Manifest
+from preprocess.pack import PackConfig, pack
+from preprocess.shards import read_samples
+from train.checkpoint import Checkpoint
+from train.export import check_onnx, export_onnx, pictures
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_bundled_files_are_one_network() -> None:
+    onnx = open_network()
+    torch = TorchNetwork(BUNDLED.with_suffix(".safetensors"), "cpu")
+    assert isinstance(onnx, OnnxNetwork)
+    assert (onnx.size, onnx.stride, onnx.threshold) == (torch.size, torch.stride, torch.threshold)
+    rng = np.random.default_rng(0)
+    for shape in ((1, 96, 192, 3), (3, 256, 256, 3), (2, 32, 64, 3)):
+        images = rng.integers(0, 256, shape, dtype=np.uint8)
+        np.testing.assert_allclose(onnx(images), torch(images), atol=4e-3)
+
+
+@pytest.mark.slow
+def test_bundled_files_mark_the_same_pixels_of_genuine_photographs(
+    genuine: Path, tmp_path: Path
+) -> None:
+    pack(PackConfig(genuine / "CelebAMask-HQ", tmp_path))
+    images = [
+        decode_rgb(parts["jpg"])
+        for shard in Manifest.load(tmp_path).split("val").shards
+        for _, parts in read_samples(tmp_path / shard.name)
+    ]
+    onnx, torch = open_network(), TorchNetwork(BUNDLED.with_suffix(".safetensors"), "cpu")
+    masks = [
+        np.concatenate([network(np.stack(images[at : at + 12])) for at in range(0, 84, 12)])
+        >= network.threshold
+        for network in (onnx, torch)
+    ]
+    assert iou(*masks) >= 0.999
+
+
+def test_export_says_everything_and_is_checked(face_model: Path, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.load(face_model)
+    path = tmp_path / "mine.onnx"
+    digest = export_onnx(checkpoint, path)
+    assert digest == export_onnx(checkpoint, tmp_path / "again.onnx")
+    check = check_onnx(checkpoint, path, pictures(96, None, 8))
+    assert (check.samples, check.iou) == (8, pytest.approx(1, abs=1e-3))
+    network = OnnxNetwork(path, sha256=digest)
+    assert (network.size, network.threshold) == (96, checkpoint.threshold)
+    export_onnx(checkpoint, tmp_path / "half.onnx", half=True)
+    assert (tmp_path / "half.onnx").stat().st_size < 0.6 * path.stat().st_size
+    other = Checkpoint.load(face_model)
+    for weights in other.weights.values():
+        if weights.is_floating_point():
+            weights += 0.05
+    with pytest.raises(InputError, match=r"mine\.onnx: masks differ from torch's"):
+        check_onnx(other, path, pictures(96, None, 8))
+
+
+def test_files_that_are_no_network_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "eyes.onnx"
+    data = bytearray(BUNDLED.read_bytes())
+    data[-1] ^= 1
+    for content, problem in ((b"", "cannot be read"), (data[:1000], "cannot be read"),
+                             (data, "differs from the checksum")):  # fmt: skip
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=problem):
+            OnnxNetwork(path, sha256=bundled_digest(BUNDLED) if content is data else None)
+    with pytest.raises(InputError, match="does not exist"):
+        OnnxNetwork(tmp_path / "no.onnx")
+    with pytest.raises(InputError, match=r"is 'cuda' for an \.onnx file"):
+        open_network(BUNDLED, "cuda")
+
+
+def test_segmenting_imports_no_training_framework(photo: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom infer.cli import main\n"
+        f"sys.argv = ['x', '--image', {str(photo)!r}, '--output', {str(tmp_path / 'a.png')!r},"
+        " '--json']\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'nvidia', 'webdataset', 'matplotlib', 'train'}\n"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+    assert json.loads((tmp_path / "a.json").read_text())["schema"] == "eye-segmentation/1"
+
+
+def example() -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "onnx.md").read_text(), re.DOTALL)
+    return str(code)
+
+
+@pytest.mark.parametrize("turned", [0, 25])
+def test_the_example_of_the_docs_marks_what_we_mark(
+    turned: int, faces: Path, tmp_path: Path
+) -> None:
+    code = example()
+    assert sum(bool(line.strip()) for line in code.splitlines()) < 60
+    predictor = Predictor.bundled("cpu")
+    scores = []
+    for number in range(6):
+        rgb = decode_rgb((faces / "CelebA-HQ-img" / f"{number}.jpg").read_bytes())
+        matrix = cv2.getRotationMatrix2D((128, 128), turned, 1.6)
+        matrix[:, 2] += 100
+        rgb = np.asarray(cv2.warpAffine(rgb, matrix, (456, 456), borderValue=(90, 110, 130)))
+        prediction = predictor.predict(rgb, 1)
+        if len(prediction.eyes) < 2:
+            continue
+        path = tmp_path / f"{number}.png"
+        cv2.imwrite(str(path), rgb[..., ::-1])
+        (tmp_path / "example.py").write_text(code)
+        subprocess.run([sys.executable, str(tmp_path / "example.py"), str(path)], cwd=ROOT,
+                       check=True, timeout=60)  # fmt: skip
+        marked = cv2.imread(str(ROOT / "eyes.png"), cv2.IMREAD_GRAYSCALE)
+        (ROOT / "eyes.png").unlink()
+        assert marked is not None
+        scores.append(iou(marked > 0, prediction.mask))
+    assert len(scores) >= 2
+    assert np.mean(scores) > 0.93
+
+
+def test_a_whole_picture_goes_in_as_it_is(predictor: Predictor, faces: Path) -> None:
+    data = (faces / "CelebA-HQ-img" / "0.jpg").read_bytes()
+    square, geometry = decode_fitted(data, predictor.network.size)
+    plane = geometry.restore(predictor.network(square[None])[0])
+    found = predictor.predict(decode_rgb(data), "whole").probability
+    np.testing.assert_allclose(found, plane, atol=0.05)
