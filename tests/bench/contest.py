@@ -10,8 +10,6 @@ To add a peer: write its function in ``peers/`` and list it in the stage's `cont
 loading needs the function alone). `page` turns the results into a page.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os
@@ -158,7 +156,7 @@ def contest_options(count: int) -> Callable[..., Any]:
     python = Path(".venv-bench/bin/python")
     declared = (
         click.option("--peers-python", "peers", type=PATH, default=python, show_default=True),
-        click.option("--data", type=PATH, help="CelebAMask-HQ; else made up."),
+        click.option("--data", type=PATH, help="CelebAMask-HQ; else drawn."),
         click.option("--count", default=count, show_default=True, help="Photographs."),
         OUT,
         ROUNDS,

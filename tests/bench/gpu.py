@@ -9,8 +9,6 @@ under other names until there are as many. `--device cpu --samples 256 --val 32`
 there is no GPU.
 """
 
-from __future__ import annotations
-
 import itertools
 import tempfile
 import time

@@ -13,8 +13,6 @@ batch s" counts from opening the split to the first batch, imports apart; "whole
 the largest set. Training: steps of the default network, crops and augmentation included.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import shutil
@@ -218,19 +216,6 @@ def bars(found: Results, sizes: Sequence[int]) -> list[str]:
     return lines
 
 
-def table(found: Results, job: str) -> str:
-    """Make the table of all that do a job."""
-    names = [name for name in found.figures if job in name]
-    figures = list(found.figures[names[0]][0])
-    digits = [0 if "MB" in figure else 1 if "/s" in figure else 2 for figure in figures]
-    rows = [
-        [name, *(page.spread(found.of(name, figure), places)
-                 for figure, places in zip(figures, digits, strict=True))]
-        for name in names
-    ]  # fmt: skip
-    return page.markdown(["samples", *figures], rows)
-
-
 def panel(found: Results, sizes: Sequence[int], title: str, **more: Any) -> page.Panel:
     """Show a figure of all that have it, over the sizes."""
     curves = {}
@@ -270,7 +255,10 @@ def main(
         panel(found, numbers, "peak MB", band=0.1, log="x"),
         panel(found, numbers, "first batch s", level=FIRST_BATCH, log="x"),
     )
-    tables = {job.capitalize(): table(found, job) for job in ("pack", "load", "train")}
+    tables = {
+        title: page.figure_table(found, [name for name in found.figures if job in name])
+        for title, job in (("Packing", "pack"), ("Loading", "load"), ("Training", "train"))
+    }
     section = page.Section("Figures", facts, tables, bars(found, numbers), "growth.png")
     page.write_page(out / "growth.md", __doc__, [section])
 

@@ -14,8 +14,6 @@ resizing, once with all cores in each operator, once with a session of one threa
 photograph each; freed memory is kept in both. "IoU" is that of all masks with ours, pooled.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -104,7 +102,8 @@ def segmenter(out: str, faces: Any) -> Callable[[Sequence[Path]], None]:
 
 def ours(photos: str, out: str, faces: str) -> Figures:
     def network(batch: int) -> Callable[[], Any]:
-        folded = to_channels_last(fold_batch_norm(load_bundled().build()))
+        checkpoint = load_bundled()
+        folded = checkpoint.build(to_channels_last(fold_batch_norm(checkpoint.network())))
         images = torch.zeros(batch, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
         return torch.inference_mode()(partial(folded, images))
 
@@ -130,7 +129,7 @@ def prepare(options: Options) -> str:
     (place / "set" / IMAGE_FOLDER).rename(place / "photos")
     checkpoint = load_bundled()
     (place / "threshold").write_text(str(checkpoint.threshold))
-    folded = fold_batch_norm(checkpoint.build())
+    folded = checkpoint.build(fold_batch_norm(checkpoint.network()))
     for name, model in (("plain", checkpoint.build()), ("folded", folded)):
         model = model.to(memory_format=torch.contiguous_format)
         torch.jit.trace(model, torch.zeros(2, 3, SIZE, SIZE)).save(str(place / f"{name}.ts"))

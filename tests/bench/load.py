@@ -15,8 +15,6 @@ DCT it shows FFCV's advantage. "Kept decoded" is what training does from the sec
 samples take at most a quarter of the free memory; its bytes on disk are the same.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -180,7 +178,7 @@ def main(options: Options, seconds: float) -> None:
         "Settings tried at the start": tried,
     }
     bars = page.peer_bars(found, OURS, {"plain Dataset": PLAIN})
-    title, slug = (data.name, data.stem) if data else ("Made-up photographs", "made-up")
+    title, slug = (data.name, data.stem) if data else ("Drawn faces", "made-up")
     picture = f"loading-{slug}.png"
     page.plot_bars(options, picture, f"Loading: {title}", found, "images a second")
     section = page.Section(title, facts, tables, bars, picture)

@@ -1,21 +1,12 @@
-"""What benchmarks work on: photographs in the official layout, and packs of them.
-
-A JPEG of few bits is easy to decode, and one of white grain is dear. So the drawn faces lose their
-grain, and noise whose amplitude falls with frequency as in natural pictures (1/f) is laid over each
-until its file is as large as one of CelebA-HQ: 105 to 195 KB at 1024 x 1024, quality 90, 4:2:0.
-"""
-
-from __future__ import annotations
+"""What benchmarks work on: photographs in the official layout, and packs of them."""
 
 import io
 import itertools
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import click
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -26,12 +17,11 @@ from preprocess.sample import SampleConfig, write_sample
 
 SIDE, MASK_SIDE = 1024, 512
 SIZE, BATCH = 256, 16  # of a packed picture; of a step
-SMALLEST, LARGEST, STRONGEST = 110_000, 190_000, 24.0  # bytes of a file; levels of noise
 ORIGINAL = {"train": 0, "val": 162_770, "test": 182_637}  # an orig_idx of each official split
 
 
 def lay_out(folder: Path, count: int, data: Path | None) -> str:
-    """Fill a folder with photographs that all show two eyes, of `data` or made up; describe them.
+    """Fill a folder with photographs that all show two eyes, of `data` or drawn; describe them.
 
     They are numbered from 0, in the official layout.
     """
@@ -43,16 +33,15 @@ def lay_out(folder: Path, count: int, data: Path | None) -> str:
         raise click.ClickException(f"{source.name} has {len(both)} photographs with two eyes")
     sizes = []
     for number, sample in enumerate(both[:count]):
-        jpeg = sample.image.read(source)
-        jpeg = _scaled_up(jpeg) if data else _textured(jpeg, np.random.default_rng((7, number)))
+        jpeg = _scaled_up(sample.image.read(source))
         masks = {part: _checked(member.read(source)) for part, member in sample.masks.items()}
         sizes.append(len(jpeg) / 1e3)
         for path, content in zip(_paths(folder, number, masks), (jpeg, *masks.values()),
                                  strict=True):  # fmt: skip
             path.write_bytes(content)
-    kind = "made-up photographs (drawn faces under noise of natural statistics)"
-    if data:
-        kind = f"photographs of {data.name}, scaled up (bicubic, quality 90) where they are smaller"
+    kind = (
+        f"photographs of {data.name}, scaled up where they are smaller" if data else "drawn faces"
+    )
     return (
         f"{count} {kind}, {SIDE} x {SIDE}, {min(sizes):.0f} to {max(sizes):.0f} KB (median "
         f"{np.median(sizes):.0f}); two masks each, {MASK_SIDE} x {MASK_SIDE} RGB PNG"
@@ -138,28 +127,3 @@ def _scaled_up(jpeg: bytes) -> bytes:
             return jpeg
         large = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     return _saved(large, "JPEG", quality=90)
-
-
-def _textured(jpeg: bytes, rng: np.random.Generator) -> bytes:
-    """Lay 1/f noise over a picture, as much as brings its JPEG to a natural size."""
-    wanted = rng.uniform(SMALLEST, LARGEST)
-    with Image.open(io.BytesIO(jpeg)) as picture:  # the drawn grain is finer than nature's
-        image = cv2.GaussianBlur(np.asarray(picture.convert("RGB")), (0, 0), 1.2)
-    tile = np.roll(_natural_noise(), tuple(rng.integers(0, SIDE, 2)), (0, 1))[..., None]
-    low, high, best = 0.0, STRONGEST, b""
-    for _ in range(7):
-        strength = (low + high) / 2
-        levels = np.clip(image + strength * tile + 0.5, 0, 255).astype(np.uint8)
-        best = _saved(Image.fromarray(levels), "JPEG", quality=90)
-        low, high = (strength, high) if len(best) < wanted else (low, strength)
-    return best
-
-
-@lru_cache(maxsize=1)
-def _natural_noise() -> Any:
-    """Return noise of amplitude 1/f, (SIDE, SIDE) float32 of mean 0 and deviation 1."""
-    white = np.fft.rfft2(np.random.default_rng(5).standard_normal((SIDE, SIDE)))
-    frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None])
-    frequency[0, 0] = np.inf
-    noise = np.fft.irfft2(white / frequency, (SIDE, SIDE))
-    return np.asarray(noise / noise.std(), np.float32)

@@ -1,7 +1,7 @@
 """Packing, side by side with Pillow.
 
-From an original of 1024 x 1024 and two mask PNGs to a finished shard of 256 x 256, of one core, with
-the files in the page cache and the same JPEG settings for all. The plain way decodes in full,
+From an original of 1024 x 1024 and two mask PNGs to a finished shard of 256 x 256, on one core,
+with the files in the page cache and one JPEG setting for all. The plain way decodes in full,
 resizes with Lanczos, decodes both masks, joins them, and writes JPEG, PNG and tar, all with Pillow;
 `draft` lets libjpeg halve the picture while decoding, as Pillow advises. "Memory kept" is what
 `preprocess.tuning` asks of malloc, given to the peers through the environment; our packer asks by
@@ -10,8 +10,6 @@ the photograph at half size and both masks, with the fastest decoders that we ha
 else; ours decodes straight to a quarter, which saves it the resizing and some of the decoding. The
 zip is made as `zip -r` makes it: deflated.
 """
-
-from __future__ import annotations
 
 import tempfile
 import time
@@ -151,7 +149,7 @@ def measure(options: Options, place: Path) -> page.Section:
         page.bar("share of the limit", found.ratio("ours", "limit"), SHARE_OF_LIMIT, ""),
         page.bar("cost from the zip", found.ratio("ours", "ours, from the zip"), most=ZIP_COST),
     ]
-    title, slug = (data.name, data.stem) if data else ("Made-up photographs", "made-up")
+    title, slug = (data.name, data.stem) if data else ("Drawn faces", "made-up")
     picture = f"packing-{slug}.png"
     page.plot_bars(options, picture, f"Packing: {title}", found, "images a second and core")
     tables = {
@@ -164,8 +162,8 @@ def measure(options: Options, place: Path) -> page.Section:
 @click.command()
 @contest.contest_options(count=48)
 def main(options: Options) -> None:
-    """Compare packing with Pillow, on made-up photographs and on DATA; write OUT/packing.md."""
-    sections = [measure(replace(options, data=None), options.place / "made-up")]
+    """Compare packing with Pillow, on drawn faces and on DATA; write OUT/packing.md."""
+    sections = [measure(replace(options, data=None), options.place / "drawn-faces")]
     if options.data:
         sections.append(measure(options, options.place / "data"))
     page.write_page(options.out / "packing.md", __doc__, sections)

@@ -1,7 +1,5 @@
 """Pages of benchmarks: what a run found, with the facts needed to judge it."""
 
-from __future__ import annotations
-
 import os
 import platform
 import statistics
@@ -138,6 +136,17 @@ def contender_table(
     ]
     against = [f"{own}, against" for own in ours]
     return markdown(["contender", "what it does", *columns, *against, *cells], rows)
+
+
+def figure_table(found: Results, names: Sequence[str]) -> str:
+    """Make the table of contenders that measured the same figures."""
+    figures = list(found.figures[names[0]][0])
+    digits = [0 if "MB" in figure else 1 if "/s" in figure else 2 for figure in figures]
+    rows = [
+        [name, *(spread(found.of(name, f), d) for f, d in zip(figures, digits, strict=True))]
+        for name in names
+    ]
+    return markdown(["", *figures], rows)
 
 
 def peer_bars(found: Results, ours: Sequence[str], least: Mapping[str, float]) -> list[str]:

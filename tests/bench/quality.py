@@ -6,8 +6,6 @@ groups     glasses, small eyes, darkness: figures by group of photographs
 agreement  the mask of an original against that of its packed sample
 """
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What loading and inference are measured with: one ruler for this project and for its peers."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence

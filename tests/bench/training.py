@@ -17,8 +17,6 @@ weighs more than in training: the share of waiting that was promised is held aga
 whose epochs are whole.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ set that fits into memory) and https://docs.ffcv.io/working_with_images.html. It
 libjpeg-turbo's fast, less exact DCT: pixels are 0.8 levels darker on average.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Photograph to mask file: the script of most tutorials, and our network through ONNX Runtime."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -39,7 +37,9 @@ def plain(photos: str, out: str, threshold: float, model: str = "") -> Figures:
         for photo in files:
             image = Image.open(photo).convert("RGB")
             pixels = torch.from_numpy(np.array(image.resize((SIZE, SIZE))))
-            pixels = (pixels.permute(2, 0, 1).contiguous().float() / 255 - mean) / std
+            pixels = pixels.permute(2, 0, 1).contiguous().float()
+            if not model:  # ours does it itself
+                pixels = (pixels / 255 - mean) / std
             marked = (run(pixels[None]).sigmoid()[0, 0] > threshold).numpy().astype(np.uint8)
             mask = Image.fromarray(255 * marked).resize(image.size, Image.Resampling.NEAREST)
             mask.save(Path(out, f"{photo.stem}.png"))
@@ -62,7 +62,6 @@ def onnx(photos: str, out: str, threshold: float, model: str, share: bool) -> Fi
     import simplejpeg
 
     cores = len(os.sched_getaffinity(0))
-    mean, scale = 255 * np.float32(MEAN), 1 / (255 * np.float32(STD))
     own = threading.local()
 
     def segment_one(session: Any, photo: Path) -> None:
@@ -70,7 +69,7 @@ def onnx(photos: str, out: str, threshold: float, model: str, share: bool) -> Fi
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
         rgb = simplejpeg.decode_jpeg(data, "RGB", min_height=SIZE, min_width=SIZE)
         small = cv2.resize(rgb, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-        pixels = ((small - mean) * scale).transpose(2, 0, 1)[None]
+        pixels = small.transpose(2, 0, 1)[None].astype(np.float32)
         (logits,) = session.run(None, {"images": np.ascontiguousarray(pixels)})
         large = cv2.resize(1 / (1 + np.exp(-logits[0, 0])), (width, height))
         marked = (large >= threshold).view(np.uint8) * np.uint8(255)

@@ -6,8 +6,6 @@ imports its library itself, so that the contest can list `PEERS` without any of 
 says what it does, and links to where the settings come from.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

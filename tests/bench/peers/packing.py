@@ -1,7 +1,5 @@
 """Packing as most preparation scripts do it: Pillow and tarfile."""
 
-from __future__ import annotations
-
 import io
 import json
 import tarfile

@@ -5,8 +5,6 @@ torch DataLoader and Pillow, Adam at 1e-3, BCE + Dice, flips. The data are folde
 channels_last, and malloc and OpenMP through the environment.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 With a width of 16 it has 1.96 M parameters, as many as this project's network.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 
