@@ -16,6 +16,16 @@ import contest
 import cv2
 import numpy as np
 import page
+import torch
+
+from infer import Predictor
+from preprocess.celebamask import read_plan
+from preprocess.image import Geometry, decode_rgb
+from preprocess.mask import decode_mask, eye_boxes
+from train.augment import plain
+from train.evaluate import evaluate_checkpoint, in_order
+from train.metrics import image_iou, metrics_of, pixel_counts
+from train.split import Split
 
 ROLLS = (-60, -40, -20, 0, 20, 40, 60)
 FACES = (60, 90, 130, 200, 320, 500, 700)  # widths, pixels
@@ -42,11 +52,6 @@ def main() -> None:
 @contest.OUT
 def framing(data: Path, model: Path, every: int, out: Path) -> None:
     """Print F1 by size and roll, from pixel counts on the canvas; write OUT/framing.png."""
-    from infer import Predictor
-    from preprocess.celebamask import read_plan
-    from preprocess.image import decode_rgb
-    from preprocess.mask import decode_mask, eye_boxes
-
     predictor = Predictor.from_checkpoint(model)
     portraits = []
     for sample in read_plan(data, "test").samples[::every]:
@@ -57,8 +62,8 @@ def framing(data: Path, model: Path, every: int, out: Path) -> None:
     aligned = f1([(predictor.predict(rgb).mask, mask > 0) for rgb, mask, _ in portraits])
     rng, scores, widths = np.random.default_rng(0), {}, {}
     for size in FACES:
-        boxes = [(face, box) for _, mask, face in portraits for box in eye_boxes(mask)]
-        widths[size] = float(np.mean([size / face * box[2] for face, box in boxes]))
+        eyes = [np.mean([w for *_, w, _ in eye_boxes(mask)]) / face for _, mask, face in portraits]
+        widths[size] = size * float(np.mean(eyes))
         for roll in ROLLS:
             placed = [paste(*portrait, size, roll, rng) for portrait in portraits]
             pairs = [(predictor.predict(canvas).mask, truth) for canvas, truth in placed]
@@ -105,9 +110,6 @@ def paste(rgb: Any, mask: Any, face: float, size: float, roll: float, rng: Any) 
 @click.option("--faces", default="auto")
 def photos(folder: Path, model: Path, faces: str) -> None:
     """Print, by width of the eye, how many eyes are hit, and the IoU with dlib's outline."""
-    from infer import Predictor
-    from preprocess.image import decode_rgb
-
     predictor, listed = Predictor.from_checkpoint(model), listed_faces(folder)
     rows: list[tuple[float, bool, float]] = []
     strays = 0
@@ -172,13 +174,6 @@ def compare(blobs: Any, faces: Any) -> tuple[list[tuple[float, bool, float]], in
 @MODEL
 def groups(data: Path | None, shards: Path, split: str, model: Path) -> None:
     """Print F1 and mean IoU of each group; thirds are thirds of this split."""
-    import torch
-
-    from preprocess.mask import eye_boxes
-    from train.augment import plain
-    from train.evaluate import evaluate_checkpoint, in_order
-    from train.metrics import image_iou, metrics_of, pixel_counts
-
     run = evaluate_checkpoint(model, shards, split)
     glasses = {path.name[:5] for path in data.rglob("*_eye_g.png")} if data else set()
     counts, rows = [], []
@@ -228,11 +223,6 @@ def groups(data: Path | None, shards: Path, split: str, model: Path) -> None:
 @MODEL
 def agreement(data: Path, shards: Path, split: str, model: Path) -> None:
     """Print the IoU of masks from the originals (full decode) and from their packed samples."""
-    from infer import Predictor
-    from preprocess.celebamask import read_plan
-    from preprocess.image import Geometry, decode_rgb
-    from train.split import Split
-
     predictor, packed = Predictor.from_checkpoint(model), Split.open(shards, split)
     originals = {sample.key: sample.image for sample in read_plan(data).samples}
     hits, unions = [], []
