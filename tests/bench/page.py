@@ -33,7 +33,9 @@ class Section:
             lines += ["", f"![{self.title}]({self.picture})"]
         for heading, table in self.tables.items():
             lines += ["", f"{heading}:", "", table]
-        return "\n".join([*lines, "", "Bars:", "", *(f"- {line}" for line in self.bars)])
+        if self.bars:
+            lines += ["", "Bars:", "", *(f"- {line}" for line in self.bars)]
+        return "\n".join(lines)
 
 
 def write_page(path: Path, text: str | None, sections: Sequence[Section]) -> None:
@@ -68,11 +70,14 @@ def facts(packages: str, peers: Path | None = None, of_peers: str = "") -> dict[
 
 def _command() -> str:
     """Return the command line, without the machine's own paths."""
+    context = click.get_current_context()
     words = [f"python tests/bench/{Path(sys.argv[0]).name}"]
-    for name, value in click.get_current_context().params.items():
-        if value not in (None, False) and name not in {"out", "peers", "work"}:
-            shown = value.name if isinstance(value, Path) else value
-            words.append(f"--{name}" if value is True else f"--{name} {shown}")
+    for option in context.command.params:
+        found = context.params[option.name or ""]
+        for value in found if isinstance(found, tuple) else (found,):
+            if value not in (None, False) and option.name not in {"out", "peers", "work"}:
+                shown = "" if value is True else getattr(value, "name", value)
+                words.append(f"{option.opts[0]} {shown}".strip())
     return " ".join(words)
 
 
