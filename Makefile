@@ -35,7 +35,7 @@ TRAIN_ARGS := --shards $(SHARDS) --output $(OUTPUT) $(if $(PRESET),--preset $(PR
 EXTRAS := train,video$(if $(shell command -v nvidia-smi),$(comma)gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sample shards train speedrun evaluate weights infer test lint peers bench bench-gpu clean FORCE
+.PHONY: help venv sample shards train speedrun evaluate weights infer test lint peers bench bench-gpu bench-growth clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -145,6 +145,9 @@ bench: $(VENV)/.installed-dev $(PEERS)/.installed ## pack, load, train, infer be
 bench-gpu: $(VENV)/.installed-dev ## tests and figures of the GPU path (needs a CUDA device)
 	$(PY) -m pytest -m gpu
 	$(PY) tests/bench/gpu.py $(if $(DATA),--data "$(DATA)") --out docs/benchmarks
+
+bench-growth: $(VENV)/.installed-dev ## packing, loading, training of 1,000 to 100,000 samples (ROUNDS)
+	$(PY) tests/bench/growth.py $(if $(ROUNDS),--rounds $(ROUNDS)) --out docs/benchmarks
 
 bench-%: tests/bench/%.py $(VENV)/.installed-dev $(PEERS)/.installed FORCE
 	$(PY) $< $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DATA),--data "$(DATA)") \

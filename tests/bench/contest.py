@@ -1,252 +1,215 @@
 """Contests: contenders in fresh processes, in interleaved rounds of one run.
 
-A contender is a command that prints one line of JSON, figures by name, as the last line of its
-standard output. Every round runs every contender once, in an order that turns from round to
-round, so that a slow minute of the machine hits all alike. A contender that fails ends the
-contest with its own words: a table that silently lacks a peer would be worth nothing.
+A contender is a function in a script. `run` starts ``PYTHON SCRIPT FUNCTION ARGUMENTS``; `serve`,
+at the end of each script, calls the function and prints its figures as a line of JSON. Scripts in
+``peers/`` run in the environment of the peers, all others in this project's. Every round runs every
+contender once, in an order that turns from round to round, so that a slow minute of the machine
+hits all alike. A contender that fails ends the contest with its own words.
+
+To add a peer: write its function in ``peers/`` and list it in the stage's `contenders` (a peer of
+loading needs the function alone). `page` turns the results into a page.
 """
 
-from __future__ import annotations
-
+import functools
 import json
 import os
-import platform
 import statistics
 import subprocess
+import sys
+import tempfile
+import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import click
 
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PATH = click.Path(path_type=Path)
 Figures = dict[str, float]
-ROOT = Path(__file__).resolve().parents[2]
 # What `preprocess.runtime` asks of malloc, for programs that do not ask themselves.
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
+sys.path.insert(0, str(ROOT))  # what is measured is this checkout, whatever is installed
+if Path(sys.argv[0]).resolve().parent == HERE:
+    # As the program's own commands do, and before anything imports torch.
+    from preprocess.runtime import tune_process
+
+    tune_process()
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to do the work.
+    """One way to do the work: its name, what it does, the function to run, and a peer's advice.
 
-    Attributes
-    ----------
-    name, what
-        Short name, and what it does, in words.
-    command
-        What to run; the last line of its standard output is a JSON object of figures.
-    advice
-        Where the settings come from (a link), for peers.
-    environment
-        Variables to add. Those that tune malloc or OpenMP are taken out of the user's own
-        environment, so that every contender runs as it would by itself.
+    `script` is relative to this folder; `advice` is a link to where the settings come from.
+    Variables that tune malloc or OpenMP are taken out of the user's environment, so that every
+    contender runs as it would by itself, and those of `environment` are added.
     """
 
     name: str
     what: str
-    command: tuple[str, ...]
+    script: str
+    function: str
+    arguments: Mapping[str, Any]
     advice: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
-
-class Stopwatch:
-    """CPU seconds by stage: stands around functions, in whichever thread runs them."""
-
-    def __init__(self) -> None:
-        self.spent: dict[str, float] = defaultdict(float)
-
-    def watch(self, owner: Any, name: str, stage: str) -> None:
-        """Replace a function by one that counts its time to a stage."""
-        real: Callable[..., Any] = getattr(owner, name)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.thread_time()
-            try:
-                return real(*args, **kwargs)
-            finally:
-                self.spent[stage] += time.thread_time() - start
-
-        setattr(owner, name, timed)
+    @property
+    def is_peer(self) -> bool:
+        return self.script.startswith("peers/")
 
 
-def run(contender: Contender) -> Figures:
-    """Run a contender once, in a process of its own.
+@dataclass(frozen=True)
+class Options:
+    """What the command line of a contest says, and a folder to work in."""
 
-    Raises
-    ------
-    click.ClickException
-        Where it fails, with the end of what it wrote.
-    """
+    rounds: int
+    count: int
+    data: Path | None
+    out: Path
+    peers: Path
+    place: Path
+
+
+@dataclass(frozen=True)
+class Results:
+    """Figures of contenders, round by round."""
+
+    contenders: Sequence[Contender]
+    figures: Mapping[str, Sequence[Figures]]
+
+    def who_measured(self, figure: str) -> list[Contender]:
+        return [who for who in self.contenders if figure in self.figures[who.name][0]]
+
+    def of(self, name: str, figure: str = "images") -> list[float]:
+        return [row[figure] for row in self.figures[name]]
+
+    def median(self, name: str, figure: str = "images") -> float:
+        return statistics.median(self.of(name, figure))
+
+    def ratios(self, one: str, other: str, figure: str = "images") -> list[float]:
+        """Return the quotients of two contenders, round by round."""
+        return [a / b for a, b in zip(self.of(one, figure), self.of(other, figure), strict=True)]
+
+    def ratio(self, one: str, other: str, figure: str = "images") -> float:
+        return statistics.median(self.ratios(one, other, figure))
+
+
+def run(contender: Contender, peers: Path) -> Figures:
+    """Run a contender once, in a process of its own."""
+    python = str(peers) if contender.is_peer else sys.executable
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "OMP_"))}
+    variables |= {"PYTHONPATH": str(HERE), "CONTEST_STARTED": str(time.time())}
+    arguments = json.dumps(dict(contender.arguments), default=str)
     done = subprocess.run(
-        contender.command, capture_output=True, text=True, cwd=ROOT,
-        env=variables | {"PYTHONPATH": str(ROOT)} | dict(contender.environment),
+        [python, str(HERE / contender.script), contender.function, arguments],
+        capture_output=True, text=True, cwd=ROOT, env=variables | dict(contender.environment),
     )  # fmt: skip
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         last = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-15:])
-        raise click.ClickException(
-            f"contender {contender.name!r} did not run (exit code {done.returncode}):\n{last}\n"
-            f"command: {' '.join(contender.command)}"
-        )
+        problem = f"{contender.name!r} did not run (exit code {done.returncode})"
+        raise click.ClickException(f"{problem}: {' '.join(done.args)}\n{last}")
     return {name: float(value) for name, value in json.loads(lines[-1]).items()}
 
 
-def run_rounds(contenders: Sequence[Contender], rounds: int) -> dict[str, list[Figures]]:
-    """Run all contenders in interleaved rounds; returns each one's figures, round by round."""
-    results: dict[str, list[Figures]] = {contender.name: [] for contender in contenders}
-    for number in range(rounds):
+def run_rounds(contenders: Sequence[Contender], rounds: int, peers: Path = Path()) -> Results:
+    """Run all contenders in interleaved rounds."""
+    figures: dict[str, list[Figures]] = {contender.name: [] for contender in contenders}
+    for number in range(rounds if contenders else 0):
         turn = number % len(contenders)
         for contender in [*contenders[turn:], *contenders[:turn]]:
-            figures = run(contender)
-            results[contender.name].append(figures)
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            row = run(contender, peers)
+            figures[contender.name].append(row)
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
             click.echo(f"round {number + 1} of {rounds}: {contender.name}: {shown}", err=True)
-    return results
+    return Results(contenders, figures)
 
 
-def median(rows: Iterable[Figures], figure: str) -> float:
-    """Median over the rounds."""
-    return statistics.median(row[figure] for row in rows)
+def serve(functions: Iterable[Callable[..., Figures | None]], command: Any = None) -> None:
+    """Call the function that `run` asks for, or else the script's own command."""
+    by_name = {function.__name__: function for function in functions}
+    if sys.argv[1:] and sys.argv[1] in by_name:
+        print(json.dumps(by_name[sys.argv[1]](**json.loads(sys.argv[2])) or {}))
+    elif command:
+        command()
 
 
-def ratios(one: Sequence[Figures], other: Sequence[Figures], figure: str) -> list[float]:
-    """Quotients of two contenders, round by round."""
-    return [a[figure] / b[figure] for a, b in zip(one, other, strict=True)]
+def seconds_since_start() -> float:
+    """Return the seconds since `run` started this process."""
+    return time.time() - float(os.environ["CONTEST_STARTED"])
 
 
-def spread(values: Iterable[float], digits: int = 2, unit: str = "") -> str:
-    """Format as median (lowest to highest)."""
-    values = sorted(values)
-    low, middle, high = values[0], statistics.median(values), values[-1]
-    return f"{middle:.{digits}f}{unit} ({low:.{digits}f} to {high:.{digits}f})"
+ROUNDS = click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+OUT = click.option("--out", type=PATH, default=Path("docs/benchmarks"), show_default=True)
 
 
-def bar(label: str, value: float, least: float, unit: str = "x") -> str:
-    """Say in one line whether a bar is reached."""
-    verdict = "reached" if value >= least else "NOT REACHED"
-    return f"{label}: {value:.2f}{unit} (bar {least:g}{unit}), {verdict}"
+def contest_options(count: int) -> Callable[..., Any]:
+    """Give a command the options of every contest; they reach it as one `Options`."""
+    python = Path(".venv-bench/bin/python")
+    declared = (
+        click.option("--peers-python", "peers", type=PATH, default=python, show_default=True),
+        click.option("--data", type=PATH, help="CelebAMask-HQ; else drawn."),
+        click.option("--count", default=count, show_default=True, help="Photographs."),
+        OUT,
+        ROUNDS,
+    )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def decorated(
+            rounds: int, count: int, data: Path | None, out: Path, peers: Path, **more: Any
+        ) -> None:
+            if not peers.exists():
+                raise click.ClickException(
+                    f"{peers} is missing: the peers have an environment of their own. "
+                    "Make it with `make peers`, or name its Python with --peers-python"
+                )
+            with tempfile.TemporaryDirectory(prefix="bench-") as place:
+                command(Options(rounds, count, data, out, peers.absolute(), Path(place)), **more)
+
+        return functools.reduce(lambda wrapped, option: option(wrapped), declared, decorated)
+
+    return decorate
 
 
-def ceiling(label: str, value: float, most: float, unit: str = "x") -> str:
-    """Say in one line whether a value stays under a bar."""
-    verdict = "kept" if value <= most else "NOT KEPT"
-    return f"{label}: {value:.2f}{unit} (at most {most:g}{unit}), {verdict}"
+def seconds_by_stage(stages: Mapping[str, Callable[..., Any]], work: Callable[[], Any]) -> Figures:
+    """Count the CPU seconds of functions, in all threads, each without the others it calls.
 
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Format a table."""
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def processor() -> str:
-    """Name the processor."""
-    facts = Path("/proc/cpuinfo")
-    for line in facts.read_text().splitlines() if facts.exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown processor"
-
-
-def facts(packages: Sequence[str]) -> dict[str, str]:
-    """Say where and with what a run was made: processor, load, versions, commit."""
-    from preprocess.runtime import usable_cores
-
-    versions = [f"Python {platform.python_version()}"]
-    for package in packages:
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            versions.append(f"{package} not installed")
-    load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    return {
-        "processor": f"{processor()}, {usable_cores()} cores{load}",
-        "versions": ", ".join(versions),
-        "commit": commit(),
-    }
-
-
-def commit() -> str:
-    """Name the commit that is measured, "-dirty" where the code is not what was committed.
-
-    The documents do not count: each benchmark of a run rewrites its own.
+    The functions are replaced for good, wherever a module names them: this process is for that.
     """
+    spent, threads = dict.fromkeys(stages, 0.0), threading.local()
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    def watched(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            outside = getattr(threads, "inside", 0.0)
+            threads.inside, started = 0.0, time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                whole = time.thread_time() - started
+                spent[stage] += whole - threads.inside
+                threads.inside = outside + whole
 
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(exclude)docs")
-        return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return timed
 
-
-def check_peers(python: Path) -> None:
-    """End the contest where the peers' own environment is missing.
-
-    Raises
-    ------
-    click.ClickException
-        With the remedy.
-    """
-    if not python.exists():
-        raise click.ClickException(
-            f"{python} is missing: the peers have an environment of their own. "
-            "Make it with `make peers`, or name its Python with --peers-python"
-        )
-
-
-def peer_versions(python: Path, packages: Sequence[str]) -> str:
-    """Say which versions of the peers take part."""
-    code = "import importlib.metadata as m, sys; [print(p, m.version(p)) for p in sys.argv[1:]]"
-    command = [str(python), "-c", code, *packages]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise click.ClickException(f"{python} lacks a peer: {done.stderr.strip()[-300:]}")
-    return ", ".join(done.stdout.split("\n")[:-1])
-
-
-def plot(
-    path: Path, title: str, axis: str, values: Mapping[str, Sequence[float]], ours: Sequence[str]
-) -> None:
-    """Draw horizontal bars of medians with a line from lowest to highest; ours in colour."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    names = sorted(values, key=lambda name: statistics.median(values[name]))
-    figure, axes = pyplot.subplots(figsize=(8, 0.8 + 0.36 * len(names)), layout="constrained")
-    for row, name in enumerate(names):
-        middle = statistics.median(values[name])
-        axes.barh(row, middle, color="tab:green" if name in ours else "0.75")
-        axes.plot([min(values[name]), max(values[name])], [row, row], color="0.25", lw=1)
-        axes.text(
-            max(values[name]),
-            row,
-            f"  {middle:,.0f}" if middle >= 100 else f"  {middle:.3g}",
-            va="center",
-            fontsize=8,
-        )
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set(title=title, xlabel=axis)
-    axes.margins(x=0.12)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-
-
-def save(path: Path, content: Any) -> None:
-    """Write all measurements as JSON."""
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    for stage, function in stages.items():
+        owner, _, method = function.__qualname__.rpartition(".")
+        if owner:
+            kind = vars(sys.modules[function.__module__])[owner]
+            setattr(kind, method, watched(stage, function))
+            continue
+        for names in [vars(module) for module in sys.modules.values()]:
+            for name in [name for name, value in names.items() if value is function]:
+                names[name] = watched(stage, function)
+    started = time.process_time()
+    work()
+    return spent | {"rest": time.process_time() - started - sum(spent.values())}

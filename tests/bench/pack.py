@@ -1,253 +1,173 @@
-"""Packing: this project against Pillow, per core, in interleaved rounds of one run.
+"""Packing, side by side with Pillow.
 
-    python tests/bench/pack.py --rounds 5 [--data ../shared/data/CelebAMask-HQ]
-
-Every photograph is 1024 x 1024 with two 512 x 512 RGB mask PNGs; what is written is 256 x 256,
-with the same JPEG settings for all. Each contender runs in a fresh process a round, in one
-thread, with the files in the page cache.
+From an original of 1024 x 1024 and two mask PNGs to a finished shard of 256 x 256, on one core,
+with the files in the page cache and one JPEG setting for all. The plain way decodes in full,
+resizes with Lanczos, decodes both masks, joins them, and writes JPEG, PNG and tar, all with Pillow;
+`draft` lets libjpeg halve the picture while decoding, as Pillow advises. "Memory kept" is what
+`preprocess.runtime` asks of malloc, given to the peers through the environment; our packer asks by
+itself. Ours is the whole packer with one worker: plan, samples, shards, manifest. The limit decodes
+the photograph at half size and both masks, with the fastest decoders that we have, and does nothing
+else; ours decodes straight to a quarter, which saves it the resizing and some of the decoding. The
+zip is made as `zip -r` makes it: deflated.
 """
 
-from __future__ import annotations
-
-import dataclasses
-import json
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import contest
-import document
-import photographs
-from contest import Contender, Figures, Stopwatch
+import cv2
+import material
+import page
+import simplejpeg
+from contest import Contender, Figures, Options
+from material import SIZE
 
-SIZE = 256
-TIMES_PLAIN, SHARE_OF_LIMIT, ZIP_COST = 4.0, 0.75, 1.1
+from preprocess.archive import Member
+from preprocess.celebamask import read_plan
+from preprocess.encode import pack_sample
+from preprocess.image import decode_fitted
+from preprocess.manifest import PackSettings
+from preprocess.mask import decode_mask, encode_label, label_map
+
+TIMES = 4  # each photograph is packed under so many keys, so that starting weighs little
+PLAIN, SHARE_OF_LIMIT, ZIP_COST = 4.0, 0.75, 1.1
 DRAFT = "https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.Image.draft"
 MALLOC = "https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html"
-STAGES = ("read", "JPEG decode", "resize", "masks decode", "masks fit", "encode", "write", "rest")
-PACKAGES = ("numpy", "opencv-python-headless", "simplejpeg", "zlib-ng")
-Samples = Iterator[tuple[str, dict[str, bytes]]]
-
-TEXT = """
-From an original of 1024 x 1024 and two mask PNGs to a finished shard of 256 x 256, milliseconds of
-one core an image. The plain way decodes in full, resizes with Lanczos, decodes both masks, joins
-them, and writes JPEG, PNG and tar, all with Pillow; `draft` lets libjpeg halve the picture while
-decoding, as Pillow advises. "Memory kept" is what `preprocess.runtime` asks of malloc, given to the
-peers through the environment; our packer asks by itself. The limit decodes the photograph at half
-size and both masks, with the fastest decoders that we have, and does nothing else; ours decodes
-straight to a quarter, which saves it the resizing and some of the decoding. The zip is made as
-`zip -r` makes it: deflated.
-"""
+STAGES = {
+    "list the files": read_plan,
+    "read": Member.read,
+    "decode and shrink the photograph": decode_fitted,
+    "decode the masks": decode_mask,
+    "fit the masks": label_map,
+    "encode the masks": encode_label,
+    "encode the photograph, metadata": pack_sample,
+}
 
 
-def contenders(place: Path, count: int, peers: Path) -> list[Contender]:
+def contenders(place: Path, count: int) -> list[Contender]:
     """List who takes part."""
-    from preprocess.manifest import PackSettings
-
     settings = PackSettings(size=SIZE)
-    pillow = (
-        str(peers), str(Path(__file__).with_name("peers") / "pack_pillow.py"),
-        "--source", str(place / "set"), "--count", str(count), "--size", str(SIZE),
-        "--quality", str(settings.quality), "--subsampling", settings.subsampling,
-    )  # fmt: skip
+    work = {"source": place / "set", "count": count, "size": SIZE, "quality": settings.quality,
+            "subsampling": settings.subsampling}  # fmt: skip
 
-    def own(name: str, what: str) -> Contender:
-        command = (sys.executable, __file__, "--contender", name, "--place", str(place))
-        return Contender(name, what, command)
+    def pillow(name: str, what: str, draft: bool, advice: str = "", keep: Any = ()) -> Contender:
+        arguments = {**work, "draft": draft}
+        return Contender(name, what, "peers/packing.py", "pillow", arguments, advice, dict(keep))
 
-    keep, kept = contest.KEEP_MEMORY, "the same, freed memory kept"
+    def own(name: str, what: str, function: str, source: str = "set") -> Contender:
+        return Contender(name, what, "pack.py", function, {"source": place / source})
+
+    kept = "the same, freed memory kept"
     return [
-        Contender("plain", "Pillow, full decode, Lanczos", pillow),
-        Contender("plain, memory kept", kept, pillow, MALLOC, keep),
-        Contender("draft", "Pillow, draft(512), Lanczos", (*pillow, "--draft"), DRAFT),
-        Contender("draft, memory kept", kept, (*pillow, "--draft"), MALLOC, keep),
-        own("ours", "pack_sample and write_shard, as eyes-pack runs them"),
-        own("ours, from the zip", "the same, read from a zip that stays packed"),
-        own("limit", "half-size decode and both masks, nothing else, freed memory kept"),
-        own("stages", "ours, with a stopwatch around every stage"),
+        pillow("plain", "Pillow, full decode, Lanczos", False),
+        pillow("plain, memory kept", kept, False, MALLOC, contest.KEEP_MEMORY),
+        pillow("draft", "Pillow, draft(512), Lanczos", True, DRAFT),
+        pillow("draft, memory kept", kept, True, MALLOC, contest.KEEP_MEMORY),
+        own("ours", "`preprocess.pack.pack`, one worker", "ours"),
+        own("ours, from the zip", "the same, read from a zip that stays packed", "ours", "set.zip"),
+        own("limit", "half-size decode and both masks, nothing else, memory kept", "limit"),
+        own("stages", "", "stages"),
     ]
 
 
-def run_ours(root: Path, plan: Any, settings: Any) -> None:
-    from preprocess import pack
-    from preprocess.shards import write_shard
-
-    samples: Samples = (
-        (packed.key, packed.parts)
-        for packed in (pack.pack_sample(plan.source, s, settings) for s in plan.samples)
-    )
-    write_shard(root, "out.tar", samples)
+def ours(source: str) -> Figures:
+    return timed(lambda: pack(Path(source)), Path(source))
 
 
-def run_limit(plan: Any) -> None:
-    import simplejpeg
+def limit(source: str) -> Figures:
+    plan = read_plan(Path(source))
 
-    from preprocess.mask import decode_mask
+    def decode() -> None:
+        for sample in plan.samples:
+            data = sample.image.read(plan.source)
+            simplejpeg.decode_jpeg(data, "RGB", min_height=2 * SIZE, min_width=2 * SIZE)
+            for member in sample.masks.values():
+                decode_mask(member.read(plan.source))
 
-    for sample in plan.samples:
-        data = sample.image.read(plan.source)
-        simplejpeg.decode_jpeg(data, "RGB", min_height=2 * SIZE, min_width=2 * SIZE)
-        for member in sample.masks.values():
-            decode_mask(member.read(plan.source))
-
-
-def run_stages(root: Path, plan: Any, settings: Any) -> Figures:
-    """Run ours with a stopwatch around each stage's own function; CPU seconds."""
-    import simplejpeg
-
-    from preprocess import archive, image, pack
-    from preprocess.shards import write_shard
-
-    stopwatch = Stopwatch()
-    watch, spent = stopwatch.watch, stopwatch.spent
-
-    watch(archive.Member, "read", "read")
-    watch(image, "_decode", "JPEG decode")
-    watch(image, "fit", "resize")
-    watch(pack, "decode_mask", "masks decode")
-    watch(pack, "label_map", "masks fit")
-    watch(simplejpeg, "encode_jpeg", "encode")
-    watch(pack, "encode_label", "encode")
-    watch(pack, "pack_sample", "whole sample")
-
-    def samples() -> Samples:
-        for raw in plan.samples:
-            packed = pack.pack_sample(plan.source, raw, settings)
-            yield packed.key, packed.parts
-
-    start = time.thread_time()
-    write_shard(root, "out.tar", samples())
-    whole = spent.pop("whole sample")
-    spent["rest"] = whole - sum(spent.values())
-    spent["write"] = time.thread_time() - start - whole
-    return {stage: 1e3 * spent[stage] / len(plan.samples) for stage in STAGES}
+    return timed(decode, plan.source)
 
 
-def contend(name: str, place: Path) -> Figures:
-    """Measure one of ours in this process, after a first pass that loads everything."""
-    import cv2
-
-    from preprocess.celebamask import read_plan
-    from preprocess.manifest import PackSettings
-    from preprocess.runtime import keep_freed_memory
-
-    if not keep_freed_memory():
-        raise click.ClickException("this system's malloc cannot keep freed memory")
+def stages(source: str) -> Figures:
     cv2.setNumThreads(1)
-    plan = read_plan(place / ("set.zip" if name == "ours, from the zip" else "set"))
-    few, settings = dataclasses.replace(plan, samples=plan.samples[:4]), PackSettings(size=SIZE)
-    with tempfile.TemporaryDirectory(dir=place) as out:
-
-        def work(plan: Any) -> None:
-            if name == "limit":
-                run_limit(plan)
-            else:
-                run_ours(Path(out), plan, settings)
-
-        work(few)
-        if name == "stages":
-            return run_stages(Path(out), plan, settings)
-        cpu, wall = time.process_time(), time.perf_counter()
-        work(plan)
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    return {"cpu": 1e3 * cpu / len(plan.samples), "wall": 1e3 * wall / len(plan.samples)}
+    pack(Path(source))
+    count = len(read_plan(Path(source)).samples)
+    spent = contest.seconds_by_stage(STAGES, lambda: pack(Path(source)))
+    return {stage: 1e3 * seconds / count for stage, seconds in spent.items()}
 
 
-def measure(place: Path, rounds: int, count: int, data: Path | None, out: Path, peers: Path) -> Any:
-    """Hold the contest on one set; return its section and all figures."""
-    from preprocess.manifest import PackSettings
+def pack(source: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=source.parent) as out:
+        material.pack_all(source, Path(out), "train", workers=1)
 
-    settings = PackSettings(size=SIZE)
-    facts = contest.facts(PACKAGES)
-    facts["versions of the peers"] = contest.peer_versions(peers, ("pillow", "numpy"))
-    facts["photographs"] = photographs.lay_out(place / "set", count, data)
-    photographs.write_zip(place / "set", place / "set.zip")
+
+def timed(work: Callable[[], None], source: Path) -> Figures:
+    """Work twice, so that the first pass loads what is needed; time the second."""
+    count = len(read_plan(source).samples)
+    cv2.setNumThreads(1)
+    work()
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return {"cpu": 1e3 * cpu / count, "wall": 1e3 * wall / count, "images": count / cpu}
+
+
+def write_zip(folder: Path, archive: Path) -> None:
+    """Zip a folder as `zip -r` does: deflated at level 6, stored what that does not shrink."""
+    with zipfile.ZipFile(archive, "w", compresslevel=6) as file:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            content = path.read_bytes()
+            smaller = len(zlib.compress(content, 6)) < len(content)
+            method = zipfile.ZIP_DEFLATED if smaller else zipfile.ZIP_STORED
+            file.write(path, f"CelebAMask-HQ/{path.relative_to(folder).as_posix()}", method)
+
+
+def measure(options: Options, place: Path) -> page.Section:
+    """Hold the contest on one set of photographs."""
+    count, data = TIMES * options.count, options.data
+    facts = page.facts("numpy opencv-python-headless simplejpeg zlib-ng", options.peers,
+                       "pillow numpy")  # fmt: skip
+    facts["photographs"] = material.lay_out(place / "originals", options.count, data)
+    material.repeat(place / "originals", place / "set", {"train": count})
+    write_zip(place / "set", place / "set.zip")
     zipped = (place / "set.zip").stat().st_size / count / 1e3
-    facts["zip"] = f"{zipped:.0f} KB a photograph with its masks"
-    facts["output"] = f"{SIZE} x {SIZE}, JPEG quality {settings.quality}, {settings.subsampling}"
-    facts["rounds"] = f"{rounds}, interleaved; medians (lowest to highest)"
-    entrants = contenders(place, count, peers)
-    results = contest.run_rounds(entrants, rounds)
-    stages, ours = results.pop("stages"), results["ours"]
-    rows = [
-        (
-            who.name,
-            f"[{who.what}]({who.advice})" if who.advice else who.what,
-            contest.spread(row["cpu"] for row in results[who.name]),
-            contest.spread(row["wall"] for row in results[who.name]),
-            contest.spread(contest.ratios(results[who.name], ours, "cpu"), unit="x"),
-        )
-        for who in entrants
-        if who.name in results
-    ]
-    head = ("contender", "what it does", "CPU ms an image", "wall ms an image", "times ours (CPU)")
-    shown = [(name, contest.spread(row[name] for row in stages)) for name in STAGES]
-
-    def times(name: str) -> float:
-        return contest.median([{"x": x} for x in contest.ratios(results[name], ours, "cpu")], "x")
-
+    facts["samples"] = f"{count}: each photograph {TIMES} times; {zipped:.0f} KB each in the zip"
+    entrants = contenders(place, count)
+    output = "{size} x {size}, JPEG quality {quality}, {subsampling}"
+    facts["output"] = output.format(**entrants[0].arguments)
+    found = contest.run_rounds(entrants, options.rounds, options.peers)
+    columns = {"CPU ms an image": ("cpu", 2), "wall ms an image": ("wall", 2),
+               "images a second and core": ("images", 0)}  # fmt: skip
     bars = [
-        *(
-            contest.bar(f"images a core, against {name}", times(name), TIMES_PLAIN)
-            for name in ("plain", "plain, memory kept")
-        ),
-        contest.bar("share of the decode-only limit", times("limit"), SHARE_OF_LIMIT, ""),
-        contest.ceiling("cost from the zip, against the folder", times("ours, from the zip"),
-                        ZIP_COST),
-    ]  # fmt: skip
-    section = document.Section(
-        "Made-up photographs" if data is None else data.name, facts,
-        {"Contenders": contest.markdown(head, rows),
-         "Ours by stage": contest.markdown(("stage", "CPU ms an image"), shown)},
-        f"packing-{document.slug(data)}.png", bars,
-    )  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    speeds = {name: [1e3 / row["cpu"] for row in rows] for name, rows in results.items()}
-    contest.plot(
-        out / section.picture, f"Packing: {section.title}", "photographs a second and core", speeds,
-        ("ours", "ours, from the zip"),
-    )  # fmt: skip
-    return section, {"facts": facts, "results": results, "stages": stages}
+        *page.peer_bars(found, ["ours"], {"plain": PLAIN, "plain, memory kept": PLAIN}),
+        page.bar("share of the limit", found.ratio("ours", "limit"), SHARE_OF_LIMIT, ""),
+        page.bar("cost from the zip", found.ratio("ours", "ours, from the zip"), most=ZIP_COST),
+    ]
+    title, slug = (data.name, data.stem) if data else ("Drawn faces", "made-up")
+    picture = f"packing-{slug}.png"
+    page.plot_bars(options, picture, f"Packing: {title}", found, "images a second and core")
+    tables = {
+        "Contenders": page.contender_table(found, columns, ["ours"], {}),
+        "Ours by stage": page.stage_table({"CPU ms an image": found.figures["stages"]}),
+    }
+    return page.Section(title, facts, tables, bars, picture)
 
 
 @click.command()
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--count", type=click.IntRange(min=4), default=48, help="Photographs in each round.")
-@click.option("--data", type=click.Path(path_type=Path), help="CelebAMask-HQ, besides made-up.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("docs/benchmarks"), show_default=True
-)
-@click.option(
-    "--peers-python", "peers", type=click.Path(path_type=Path), show_default=True,
-    default=Path(".venv-bench/bin/python"), help="Python of the peers' environment.",
-)  # fmt: skip
-@click.option("--json", "to", type=click.Path(path_type=Path), help="Write all figures here.")
-@click.option("--contender", hidden=True)
-@click.option("--place", type=click.Path(path_type=Path), hidden=True)
-def main(
-    rounds: int, count: int, data: Path | None, out: Path, peers: Path, to: Path | None,
-    contender: str, place: Path,
-) -> None:  # fmt: skip
-    """Compare packing with Pillow, and write OUT/packing.md."""
-    if contender:
-        click.echo(json.dumps(contend(contender, place)))
-        return
-    contest.check_peers(peers)
-    sections, figures = [], {}
-    for source in (None, data) if data else (None,):
-        with tempfile.TemporaryDirectory(prefix="bench-pack-") as folder:
-            section, found = measure(Path(folder), rounds, count, source, out, peers.absolute())
-        click.echo(section.markdown())
-        sections.append(section)
-        figures[section.title] = found
-    document.write_document(out / "packing.md", "Packing, side by side with Pillow", TEXT, sections)
-    if to:
-        contest.save(to, figures)
+@contest.contest_options(count=48)
+def main(options: Options) -> None:
+    """Compare packing with Pillow, on drawn faces and on DATA; write OUT/packing.md."""
+    sections = [measure(replace(options, data=None), options.place / "drawn-faces")]
+    if options.data:
+        sections.append(measure(options, options.place / "data"))
+    page.write_page(options.out / "packing.md", __doc__, sections)
 
 
 if __name__ == "__main__":
-    main()
+    contest.serve((ours, limit, stages), main)

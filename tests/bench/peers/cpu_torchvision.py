@@ -1,12 +1,9 @@
-"""Make torchvision importable beside a CPU build of torch.
+"""Make torchvision importable beside a CPU build of torch: import this before what imports it.
 
-PyPI's torchvision is linked against CUDA; beside a torch without it its operators do not load,
-and `import torchvision` fails for want of two declarations. Its Python parts, all that
-MosaicML Streaming and segmentation-models-pytorch ask for, work once those exist. Import this
-module before either; where torchvision loads by itself it changes nothing.
+PyPI's torchvision is linked against CUDA; beside a torch without it its operators do not load, and
+`import torchvision` fails for want of two declarations. Its Python parts, all that MosaicML
+Streaming and segmentation-models-pytorch ask for, work once those exist.
 """
-
-from __future__ import annotations
 
 import sys
 

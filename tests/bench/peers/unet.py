@@ -3,24 +3,17 @@
 With a width of 16 it has 1.96 M parameters, as many as this project's network.
 """
 
-from __future__ import annotations
-
-from typing import Any
-
 import torch
 from torch import nn
 
 
 def block(channels_in: int, channels_out: int) -> nn.Sequential:
     """Twice convolution, batch normalisation, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-        nn.BatchNorm2d(channels_out),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
-        nn.BatchNorm2d(channels_out),
-        nn.ReLU(inplace=True),
-    )
+    layers: list[nn.Module] = []
+    for channels in (channels_in, channels_out):
+        layers.append(nn.Conv2d(channels, channels_out, 3, padding=1, bias=False))
+        layers += [nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
 
 
 class PlainUNet(nn.Module):
@@ -29,17 +22,13 @@ class PlainUNet(nn.Module):
     def __init__(self, width: int = 16, depth: int = 4) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(depth + 1)]
-        self.down = nn.ModuleList(map(block, [3, *widths[:-1]], widths))
-        self.pool = nn.MaxPool2d(2)
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(below, here, 2, 2)
-            for here, below in zip(widths, widths[1:], strict=False)
-        )
-        self.decode = nn.ModuleList(block(2 * here, here) for here in widths[:-1])
-        self.head = nn.Conv2d(width, 1, 1)
+        pairs = list(zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(map(block, [3, *widths], widths))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(below, here, 2, 2) for here, below in pairs)
+        self.decode = nn.ModuleList(block(2 * here, here) for here, _ in pairs)
+        self.pool, self.head = nn.MaxPool2d(2), nn.Conv2d(width, 1, 1)
 
-    def forward(self, features: Any) -> Any:
-        """Return N x 1 x H x W logits."""
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         skips = []
         for level, down in enumerate(self.down):
             features = down(self.pool(features) if level else features)

@@ -1,18 +1,16 @@
-"""FFCV: the very JPEG bytes of our shards in a .beton; masks, which FFCV has no PNG for, as JPEG.
+"""FFCV over the very JPEG bytes of our shards; its masks, as it has no PNG, are grey JPEGs.
 
-Advice followed: https://docs.ffcv.io/parameter_tuning.html (`os_cache=True`, QUASI_RANDOM or
-RANDOM order for a set that fits into memory) and https://docs.ffcv.io/working_with_images.html.
-Masks are grey JPEGs of quality 90, thresholded.
-FFCV decodes with libjpeg-turbo's fast, less exact DCT: pixels are 0.8 levels darker on average.
+Advice followed: https://docs.ffcv.io/parameter_tuning.html (`os_cache=True` and RANDOM order for a
+set that fits into memory) and https://docs.ffcv.io/working_with_images.html. It decodes with
+libjpeg-turbo's fast, less exact DCT: pixels are 0.8 levels darker on average.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import measure
+import cv2
 import numpy as np
 import simplejpeg
 from ffcv.fields import RGBImageField
@@ -24,7 +22,6 @@ from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.state import State
 from ffcv.transforms import ToTensor
 from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter
-from measure import Batch
 
 
 class JpegField(RGBImageField):
@@ -61,47 +58,26 @@ class ToMask(Operation):
         return state, AllocationQuery(shape, kind)
 
 
-class Packed:
-    """What the writer stores."""
-
-    def __init__(self, pairs: list[tuple[str, bytes, bytes]]) -> None:
-        self.pairs = pairs
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, number: int) -> tuple[bytes, bytes]:
-        _, jpg, png = self.pairs[number]
-        label = measure.decode_pillow(jpg, png)[1]
+def write(samples: Sequence[dict[str, bytes]], out: Path) -> None:
+    """Write packed pairs in FFCV's format."""
+    pairs = []
+    for sample in samples:
+        label = cv2.imdecode(np.frombuffer(sample["png"], np.uint8), cv2.IMREAD_GRAYSCALE)
         grey = np.ascontiguousarray((label > 0)[..., None] * np.uint8(255))
-        return jpg, simplejpeg.encode_jpeg(grey, quality=90, colorspace="GRAY")
+        pairs.append((sample["jpg"], simplejpeg.encode_jpeg(grey, 90, "GRAY")))
+    # The smallest pages: larger ones would pad a small file with megabytes.
+    fields = {"image": JpegField(), "mask": JpegField()}
+    writer = DatasetWriter(str(out), fields, page_size=MIN_PAGE_SIZE, num_workers=1)
+    writer.from_indexed_dataset(pairs)
 
 
-def main() -> None:
-    options = measure.parser(__doc__).parse_args()
-    out = str(options.data / "ffcv.beton")
-    if options.prepare:
-        fields = {"image": JpegField(), "mask": JpegField()}
-        pairs = measure.read_pairs(options.data)
-        # The smallest pages: larger ones would pad a small file with megabytes.
-        writer = DatasetWriter(out, fields, page_size=MIN_PAGE_SIZE, num_workers=1)
-        writer.from_indexed_dataset(Packed(pairs))
-        return
-    loader = Loader(
-        out, batch_size=measure.BATCH, num_workers=options.workers, os_cache=True,
-        order=OrderOption.RANDOM, drop_last=True,
-        custom_fields={"image": JpegField, "mask": JpegField},
+def loader(path: Path, batch: int, workers: int) -> Loader:
+    """Open what `write` wrote."""
+    return Loader(
+        str(path), batch_size=batch, num_workers=workers, os_cache=True, drop_last=True,
+        order=OrderOption.RANDOM, custom_fields={"image": JpegField, "mask": JpegField},
         pipelines={
             "image": [SimpleRGBImageDecoder(), ToTensor()],
             "mask": [SimpleRGBImageDecoder(), ToMask(), ToTensor()],
         },
     )  # fmt: skip
-
-    def epoch(number: int) -> Iterator[Batch]:
-        return iter(loader)
-
-    measure.measure(epoch, options.least)
-
-
-if __name__ == "__main__":
-    main()
