@@ -230,9 +230,9 @@ def agreement(data: Path, shards: Path, split: str, model: Path) -> None:
         for key, sample in zip(packed.keys(rows), packed.read(rows), strict=True):
             rgb = decode_rgb(originals[key].read(data), key)
             original = predictor.predict(rgb, "whole").mask
-            (plane,) = predictor.probabilities([decode_rgb(sample.jpg, key)])
-            geometry = Geometry.fit(rgb.shape[0], rgb.shape[1], predictor.spec.size)
-            mask = geometry.restore(plane) >= predictor.threshold
+            (plane,) = predictor.network(decode_rgb(sample.jpg, key)[None])
+            geometry = Geometry.fit(rgb.shape[0], rgb.shape[1], predictor.network.size)
+            mask = geometry.restore(plane) >= predictor.network.threshold
             hits.append(int((original & mask).sum()))
             unions.append(int((original | mask).sum()))
     iou = np.array([h / u if u else 1.0 for h, u in zip(hits, unions, strict=True)])
