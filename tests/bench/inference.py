@@ -3,7 +3,7 @@
 A folder of 1024 x 1024 JPEGs; every contender writes a grey PNG of the photograph's size for each.
 Bundled weights, float32. "images/s" is the whole folder, file to mask file, in a process that runs
 already; "one photo" is the median latency of a single one there; "start" is from starting the
-process to the first mask; "network" is the network alone, a picture of 256 x 256, at batch 1 and 16.
+process to the first mask; "network" is the network alone, a picture, at batch 1 and 16.
 Ours gives every core photographs of its own; faces that are found are seen at 192 x 96.
 
 The plain script opens with Pillow, converts, resizes, normalises, runs the network in float32
