@@ -5,6 +5,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from infer.frame import FaceFrame, PhotoFrame
+
 SIZE, STRIDE = 256, 32
 
 
