@@ -27,9 +27,9 @@ _SAME = 0.3  # overlap (IoU) from which two boxes are one face
 # The photograph is looked at with its longest side shrunk to these, in pixels, one look after the
 # other: large faces are found in the small picture, small ones in the large ones. It is never
 # enlarged, and a look at nearly the size of the last one shows nothing new.
-_LOOKS, _NEARLY = (192, 640, 1280), 1.2
+_LOOKS, _NEARLY = (192, 480, 1280), 1.2
 _FACE, _PERHAPS = 0.5, 0.25  # scores from which something is a face, and from which it may be one
-_LARGE = 0.25  # share of the photograph's longest side that a portrait's face has at least
+_CLEAR = 40.0  # side in pixels of the shrunk picture from which a face has no smaller company
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,9 @@ class FaceFinder:
                 for n in _without_repetitions(boxes, scores)
             ]
             faces = [face for face in found if face.score > _FACE]
-            # What may be a face, or is a small one, may have company: look closer.
-            if len(faces) == len(found) and _largest(faces) > _LARGE * longest:
+            # Beside small faces, and what may be a face, there may be others: look closer.
+            smallest = min((max(face.box[2:]) for face in found), default=0.0)
+            if len(faces) == len(found) and smallest * before / longest > _CLEAR:
                 break
         return faces
 
@@ -124,10 +125,6 @@ class FaceFinder:
             (points * back).astype(np.float32),
             heat[0, y, x].astype(np.float32),
         )
-
-
-def _largest(faces: list[FoundFace]) -> float:
-    return max((max(face.box[2:]) for face in faces), default=0.0)
 
 
 def _box(ends: Floats) -> tuple[float, float, float, float]:

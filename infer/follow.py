@@ -1,4 +1,4 @@
-"""Follow faces through a video, so that their masks do not flicker.
+"""Follow faces through a video: found quickly where they were, and masks that do not flicker.
 
 Landmarks are averaged with those of the frame before and, in the aligned square where an eye stays
 in its place, so are the probabilities; less so the more a face moves.
@@ -12,11 +12,56 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from infer.faces import FoundFace, overlap
+from infer.faces import FaceFinder, FoundFace, overlap
 from infer.predictor import Look
+from preprocess.image import RGB
 
 Plane = npt.NDArray[np.float32]
 _FOLLOWED = 0.4  # overlap from which a face is that of the frame before
+_ANEW = 12  # frames after which faces are searched for everywhere
+_ROOM = 1.25  # of a face's longer side, to every side of its middle: where the next frame looks
+
+
+class Tracker:
+    """Finds the faces of a video, frame after frame.
+
+    Parameters
+    ----------
+    finder
+        Searches the whole frame now and then, and if a face is lost; in between it looks around
+        where the faces were, at a twentieth of the cost.
+    """
+
+    def __init__(self, finder: FaceFinder) -> None:
+        self._finder = finder
+        self._faces: list[FoundFace] = []
+        self._frames = 0
+
+    def find(self, rgb: RGB) -> list[FoundFace]:
+        """Find the faces of the next frame, H x W x 3 uint8 RGB."""
+        followed = [] if self._frames % _ANEW == 0 else [self._near(rgb, f) for f in self._faces]
+        faces = [face for face in followed if face is not None]
+        if not faces or len(faces) < len(followed):
+            faces = self._finder.find(rgb)
+        self._faces, self._frames = faces, self._frames + 1
+        return faces
+
+    def _near(self, rgb: RGB, face: FoundFace) -> FoundFace | None:
+        """Find a face of the frame before again; None if it is lost."""
+        x, y, width, height = face.box
+        reach = _ROOM * max(width, height)
+        left, top = (max(0, int(v)) for v in (x + width / 2 - reach, y + height / 2 - reach))
+        right, bottom = (int(v) + 1 for v in (x + width / 2 + reach, y + height / 2 + reach))
+        part = rgb[top:bottom, left:right]
+        if not part.size:
+            return None
+        found = [
+            replace(other, box=(other.box[0] + left, other.box[1] + top, *other.box[2:]),
+                    landmarks=other.landmarks + np.array([left, top], np.float32))
+            for other in self._finder.find(part)
+        ]  # fmt: skip
+        place = _match(face, found)
+        return None if place is None else found[place]
 
 
 class Follower:

@@ -1,7 +1,7 @@
 """Video and webcam: every frame segmented, the sound kept.
 
-Faces are found ahead in a pool of threads, the network takes the faces of several frames as one
-batch, and encoding runs beside it. Against flicker, faces are followed from frame to frame
+Finding, the network and encoding run beside each other. Faces are found where they were in the frame
+before, and searched for everywhere only now and then; their masks are averaged against flicker
 (`infer.follow`).
 """
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from infer.container import File, Frame, Webcam, Writer
 from infer.faces import FoundFace
-from infer.follow import Follower
+from infer.follow import Follower, Tracker
 from infer.output import View
 from infer.predictor import Faces, Predictor
 from preprocess.errors import InputError
@@ -106,16 +106,17 @@ def _segment_frames(
     predictor: Predictor, reader: Any, writer: Writer, view: View, faces: Faces, smooth: float,
     lines: Any,
 ) -> VideoReport:  # fmt: skip
-    follower, started, with_eyes, count = Follower(smooth), time.perf_counter(), 0, 0
+    follower, tracker = Follower(smooth), Tracker(predictor.finder)
+    started, with_eyes, count = time.perf_counter(), 0, 0
     ahead: deque[tuple[Frame, Future[list[FoundFace]]]] = deque()
     encoding: Future[None] | None = None
     frames = reader.frames(writer.copy_sound)
 
     def find(rgb: RGB) -> list[FoundFace]:
-        return [] if faces == "whole" else predictor.finder.find(rgb)
+        return [] if faces == "whole" else tracker.find(rgb)
 
     with (
-        ThreadPoolExecutor(2) as pool,
+        ThreadPoolExecutor(1) as pool,  # frame after frame: it follows faces
         ThreadPoolExecutor(1) as encoder,
         tqdm(total=reader.count, unit="frame", desc="video", disable=None) as bar,
     ):

@@ -108,8 +108,7 @@ def test_nothing_is_aliased_however_large_the_face() -> None:
     stripes = np.zeros((2000, 2000, 3), np.uint8)
     stripes[:, ::2] = 255
     inside = framed(landmarks((1000, 1000), 450, 30)).sample(stripes)[8:-8, 8:-8]
-    assert np.abs(inside.astype(int) - 127).max() < 30
-    assert np.abs(inside.astype(int) - 127).mean() < 8
+    assert np.abs(inside.astype(int) - 127).max() < 12
 
 
 def test_a_face_at_the_rim_or_outside_repeats_the_border() -> None:
