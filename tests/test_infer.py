@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from mask_files import iou, read_mask
+from common import iou, read_mask
 from PIL import Image
 
 from infer import Predictor

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from mask_files import iou
+from common import iou
 from PIL import Image
 
 from infer import Prediction, Predictor
