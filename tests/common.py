@@ -10,12 +10,14 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from preprocess.manifest import Manifest
 from preprocess.mask import Mask, decode_label
 from preprocess.shards import read_samples
+from train.checkpoint import Checkpoint
 from train.config import ModelConfig, TrainConfig
 
 IMAGES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno"
@@ -66,6 +68,19 @@ def tiny(shards: Path, output: Path, **changes: Any) -> TrainConfig:
     shape = ModelConfig(width=4, depth=2)
     base = TrainConfig(shards, output, epochs=2, batch=4, model=shape, loader="portable")
     return replace(base, **changes)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    stored = Checkpoint.load(path)
+    raw = stored.training.get("model", {})
+    return {**stored.weights, **{f"raw.{name}": value for name, value in raw.items()}}
+
+
+def assert_same(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
 
 
 def iou(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from preprocess.sample import SampleConfig, write_sample
 
 # Before torch is imported: a busy neighbour must not make OpenMP's spinning threads crawl.
 tune_process()
+
+from common import tiny
 
 from infer import Predictor
 from preprocess.image import decode_rgb
@@ -59,6 +63,38 @@ def pack_root(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = PackSettings(size=64, samples_per_shard=8)
     pack(PackConfig(faces, out, settings, workers=1))
     return out
+
+
+@pytest.fixture(scope="session")
+def whole(pack_root: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """Return a run of four epochs of a tiny network, finished."""
+    config = tiny(pack_root, tmp_path_factory.mktemp("whole"), epochs=4)
+    fit(config)
+    return config
+
+
+@pytest.fixture
+def copy(whole: TrainConfig, tmp_path: Path) -> TrainConfig:
+    """Return the same run in a folder that the test may change."""
+    return replace(whole, output=Path(shutil.copytree(whole.output, tmp_path / "copy")))
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no history: it takes longer than the epochs. (That of `whole` is drawn.)"""
+    monkeypatch.setattr("train.loop.plot_history", lambda *_: None)
+
+
+@pytest.fixture
+def pack_copy(pack_root: Path, tmp_path: Path) -> Path:
+    """Return a copy of the shards that the test may damage."""
+    return Path(shutil.copytree(pack_root, tmp_path / "pack"))
+
+
+@pytest.fixture
+def source(small: Path, tmp_path: Path) -> Path:
+    """Return a copy of the tiny faces that the test may change."""
+    return Path(shutil.copytree(small, tmp_path / "source"))
 
 
 @pytest.fixture(scope="session")
