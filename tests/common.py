@@ -18,7 +18,7 @@ from preprocess.manifest import Manifest
 from preprocess.mask import Mask, decode_label
 from preprocess.shards import read_samples
 from train.checkpoint import Checkpoint
-from train.config import ModelConfig, TrainConfig
+from train.config import AugmentConfig, ModelConfig, TrainConfig
 
 IMAGES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno"
 
@@ -64,9 +64,11 @@ def flip(path: Path, at: int) -> None:
 
 
 def tiny(shards: Path, output: Path, **changes: Any) -> TrainConfig:
-    """Return a run of two epochs of a network of four channels."""
-    shape = ModelConfig(width=4, depth=2)
-    base = TrainConfig(shards, output, epochs=2, batch=4, model=shape, loader="portable")
+    """Return a short run of a small network; in four epochs it learns a little."""
+    base = TrainConfig(
+        shards, output, epochs=2, batch=2, lr=1e-2, loader="portable", model=ModelConfig(8, 3),
+        augment=AugmentConfig().with_changes(("off", "flip=0.5:1", "light=0.5:0.2")),
+    )  # fmt: skip
     return replace(base, **changes)
 
 

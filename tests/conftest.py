@@ -119,7 +119,7 @@ def face_model(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """A small network that has learnt the 24 faces, so that there is something to see."""
     output = tmp_path_factory.mktemp("face-model")
     fit(TrainConfig(
-        face_shards, output, epochs=60, batch=8, lr=5e-3, loader="portable",
+        face_shards, output, epochs=20, batch=4, lr=1e-2, loader="portable",
         model=ModelConfig(width=8, depth=3), augment=AugmentConfig.off(),
     ))  # fmt: skip
     return output / MODEL_FILE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from pathlib import Path
 
@@ -62,9 +61,8 @@ def test_decoders_and_store_give_the_same_batches(pack_root: Path, kind: str, ca
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_store_reads_once(pack_root: Path, tmp_path: Path, kind: str) -> None:
-    root = Path(shutil.copytree(pack_root, tmp_path / "pack"))
-    split = Split.open(root, "train")
+def test_a_store_reads_once(pack_copy: Path, kind: str) -> None:
+    split = Split.open(pack_copy, "train")
     loader = Loader(split, CPU, kind, "1")
     order = list(split.shuffled(6, 0, 0))
     first = list(loader.batches(order))
@@ -75,14 +73,9 @@ def test_a_store_reads_once(pack_root: Path, tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_process_without_samples_gets_no_batch(pack_root: Path, kind: str) -> None:
-    split = Split.open(pack_root, "val")
-    assert list(Loader(split, CPU, kind).batches(split.in_order(4, 30, 31))) == []
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_an_epoch_that_is_left_early_leaves_no_thread(pack_root: Path, kind: str) -> None:
     split = Split.open(pack_root, "train")
+    assert list(Loader(split, CPU, kind).batches(split.in_order(4, 30, 31))) == []
     list(Loader(split, CPU, kind).batches(split.in_order(2)))  # what stays, stays from now on
     before = threading.active_count()
     for _ in range(3):
@@ -108,10 +101,9 @@ def test_a_photo_for_inference_equals_its_packed_sample(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("part", "message"), [("jpg", "cannot be decoded"), ("png", "label map")])
 def test_an_undecodable_sample_is_named(
-    pack_root: Path, tmp_path: Path, kind: str, part: str, message: str
+    pack_copy: Path, kind: str, part: str, message: str
 ) -> None:
-    root = Path(shutil.copytree(pack_root, tmp_path / "pack"))
-    split = Split.open(root, "train")
+    split = Split.open(pack_copy, "train")
     shard = split.shards[0][0]
     ((_, offset, size, _),) = [c for c in read_index(shard)[2].components if c[0] == part]
     with shard.open("r+b") as file:
@@ -148,6 +140,9 @@ def test_dali_hands_out_views_not_copies(pack_root: Path) -> None:
 
 
 def test_auto_takes_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    if (facts := Path("/proc/meminfo")).exists():
+        total = float(facts.read_text().split()[1]) * 1024
+        assert total / 100 < available_memory() <= total
     monkeypatch.setattr(data, "available_memory", lambda: 8e9)
     assert place_store("auto", 2_000_000_000, CPU) == CPU
     assert place_store("auto", 2_000_000_001, CPU) is None
@@ -167,20 +162,9 @@ def test_a_gpu_without_the_room_leaves_it_to_the_host(monkeypatch: pytest.Monkey
     assert place_store("auto", 3_000_000_000, gpu) is None
 
 
-@pytest.mark.parametrize("setting", ["-1", "much", "inf", "nan"])
-def test_other_settings_are_refused(setting: str) -> None:
-    with pytest.raises(InputError, match=f"--cache: is '{setting}'"):
-        place_store(setting, 1, CPU)
-
-
-def test_available_memory_is_at_most_what_the_machine_has() -> None:
-    facts = Path("/proc/meminfo")
-    if not facts.exists():
-        pytest.skip("no /proc/meminfo to compare with")
-    total = float(facts.read_text().split()[1]) * 1024
-    assert 0 < available_memory() <= total
-
-
-def test_unknown_decoders_are_refused(pack_root: Path) -> None:
+def test_other_settings_are_refused(pack_root: Path) -> None:
+    for setting in ("-1", "much", "inf", "nan"):
+        with pytest.raises(InputError, match=f"--cache: is '{setting}'"):
+            place_store(setting, 1, CPU)
     with pytest.raises(InputError, match="--loader: is 'tensorflow'"):
         Loader(Split.open(pack_root, "train"), CPU, "tensorflow")

@@ -39,17 +39,17 @@ def test_a_run_writes_what_users_look_for(whole: TrainConfig) -> None:
     assert all(0 <= row.waiting <= 1 and row.images_per_second > 0 for row in rows)
     finished = Checkpoint.load(whole.output / MODEL_FILE)
     assert finished.training == {}
-    assert finished.metrics["f1"] == rows[finished.epoch - 1].val_f1
-    assert finished.metrics["f1"] == max(row.val_f1 for row in rows)
+    assert rows[finished.epoch - 1].val_f1 == max(row.val_f1 for row in rows) > 0.05
+    assert finished.metrics["f1"] >= rows[finished.epoch - 1].val_f1, "at a better threshold"
     kept = {int(path.stem.rsplit("_", 1)[1]) for path in epoch_files(whole.output)}
     assert kept == {3, 4, finished.epoch}
     assert settings.keys() == {field.name for field in fields(TrainConfig)}
-    assert settings["augment"]["blur"] == {"probability": 0.2, "strength": 3.5}
+    assert settings["augment"]["light"] == {"probability": 0.5, "strength": 0.2}
     assert "revision" in json.loads((whole.output / SETTINGS_FILE).read_text())["source"]
 
 
 def test_it_learns_to_find_drawn_eyes(face_model: Path) -> None:
-    """24 pictures, seen 60 times: it must at least learn those; chance is an F1 near 0.02."""
+    """24 pictures, seen 20 times: it must at least learn those; chance is an F1 near 0.02."""
     history = read_run(face_model.parent)[1]
     assert history[-1].val_f1 > 0.5
     assert history[-1].loss < 0.6 * history[0].loss
@@ -171,7 +171,7 @@ def test_an_f1_of_0_is_a_warning_with_its_cause(pack_root: Path, tmp_path: Path)
     config = tiny(pack_root, tmp_path, epochs=1, lr=1e-9)
     short = fit(config)
     assert short.best.val_f1 == 0
-    assert "val F1 is 0: 5 steps may be too few" in short.warning
+    assert "val F1 is 0: 10 steps may be too few" in short.warning
     blind = replace(Manifest.load(pack_root).split("train"), eyes=EyeCount(none=20))
     assert "no sample of train shows an eye" in _warning(short.best, "val", config, blind)
     assert _warning(replace(short.best, val_f1=0.1), "val", config, blind) == ""

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 WITHOUT_DALI = "import sys; sys.modules['nvidia'] = None; sys.modules['nvidia.dali'] = None\n"
 
@@ -37,7 +38,8 @@ def test_evaluation_and_inference_run(model: Path, pack_root: Path, faces: Path)
     photo, result = faces / "CelebA-HQ-img" / "1.jpg", model.parent / "result.png"
     done = call("infer", "--image", photo, "--model", model, "--output", result)
     assert done.returncode == 0, done.stderr
-    assert result.stat().st_size > 0
+    with Image.open(result) as panel:
+        assert panel.size == (3 * 256, 256)
 
 
 def test_check_says_which_reader_it_had(pack_root: Path) -> None:

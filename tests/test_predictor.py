@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from common import iou
@@ -92,15 +91,12 @@ def test_genuine_originals_and_packed_samples_get_the_same_mask(
     assert hit / union > 0.98
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        np.zeros((8, 8), np.uint8),
-        np.zeros((8, 8, 4), np.uint8),
-        np.zeros((8, 8, 3), np.float32),
-        np.zeros((0, 8, 3), np.uint8),
-    ],
-)
-def test_array_of_another_kind_is_refused(predictor: Predictor, bad: npt.NDArray[np.uint8]) -> None:
-    with pytest.raises(InputError, match="Expected H x W x 3, uint8"):
-        predictor.predict(bad)
+def test_an_array_or_a_choice_of_another_kind_is_refused(predictor: Predictor) -> None:
+    for wrong in ("all", 0, -1):
+        with pytest.raises(InputError, match="Expected auto, whole or a number"):
+            predictor.predict(np.zeros((8, 8, 3), np.uint8), wrong)
+    for shape, kind in (((8, 8), np.uint8), ((8, 8, 4), np.uint8), ((8, 8, 3), np.float32),
+                        ((0, 8, 3), np.uint8)):  # fmt: skip
+        bad = np.zeros(shape, kind)
+        with pytest.raises(InputError, match="Expected H x W x 3, uint8"):
+            predictor.predict(bad)

@@ -128,7 +128,7 @@ def test_resume_of_a_finished_run_changes_nothing_but_may_go_on(
 def test_resume_with_other_settings_or_data_names_the_difference(
     whole: TrainConfig, faces: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"lr=0\.005, now it is 0\.5"):
+    with pytest.raises(InputError, match=r"lr=0\.01, now it is 0\.5"):
         fit(replace(whole, lr=0.5), resume=True)
     pack(PackConfig(faces, tmp_path, PackSettings(size=64, seed=9), workers=1))
     with pytest.raises(InputError, match="was trained on another pack"):
