@@ -1,8 +1,7 @@
 """What the tests of several modules do: read packs, build runs, call commands."""
 
-from __future__ import annotations
-
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from PIL import Image
 
 from preprocess.manifest import Manifest
 from preprocess.mask import Mask, decode_label
-from preprocess.shards import read_samples
+from preprocess.shards import read_samples, write_shard
 from train.checkpoint import Checkpoint
 from train.config import AugmentConfig, ModelConfig, TrainConfig
 
+Parts = dict[str, bytes]
 IMAGES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno"
 
 
@@ -54,6 +54,19 @@ def labels(root: Path) -> dict[str, Mask]:
     shards = (s for split in Manifest.load(root).splits.values() for s in split.shards)
     pairs = (pair for shard in shards for pair in read_samples(root / shard.name))
     return {key: decode_label(parts["png"], key) for key, parts in pairs}
+
+
+def forge(root: Path, name: str, row: int, change: Callable[[Parts], Parts]) -> str:
+    """Change a sample of a train shard and make all checksums fit; return its key."""
+    samples = list(read_samples(root / name))
+    key, parts = samples[row]
+    samples[row] = key, change(parts)
+    record, manifest = write_shard(root, name, samples), Manifest.load(root)
+    train = manifest.splits["train"]
+    shards = tuple(record if shard.name == name else shard for shard in train.shards)
+    splits = manifest.splits | {"train": replace(train, shards=shards)}
+    replace(manifest, splits=splits).save(root)
+    return key
 
 
 def flip(path: Path, at: int) -> None:

@@ -1,10 +1,7 @@
 """Data that many tests read, made once a session. Nothing may write into these folders."""
 
-from __future__ import annotations
-
 import os
 import shutil
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,17 +32,6 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("faces")
     write_sample(out, SampleConfig(count=24, size=256, mask_size=128), workers=1)
     return out
-
-
-@pytest.fixture(scope="session")
-def faces_zip(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same faces as the official zip: deflated, in an enclosing folder, mapping included."""
-    path = tmp_path_factory.mktemp("zip") / "CelebAMask-HQ.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(faces.rglob("*")):
-            if file.is_file() and file.suffix != ".json":
-                archive.write(file, f"CelebAMask-HQ/{file.relative_to(faces).as_posix()}")
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Imports go one way, help is instant, and every command stands in the README."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

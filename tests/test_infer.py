@@ -1,7 +1,5 @@
 """Photographs of any kind in one run: the pictures that come out, and the command."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from functools import partial
@@ -15,7 +13,7 @@ from PIL import Image
 
 from infer import Predictor
 from infer.cli import main
-from infer.output import View, draw, save
+from infer.output import View, draw
 from infer.photos import plan
 from infer.run import Failure, Result, run
 from preprocess.image import decode_fitted
@@ -41,37 +39,6 @@ def test_views_show_photo_mask_and_overlay_side_by_side() -> None:
     cutout = draw(View.CUTOUT, photo, probability, 0.5)
     assert np.array_equal(cutout[..., :3], photo)
     assert np.array_equal(cutout[..., 3] == 255, mask)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (40, 61), (2, 900)])
-def test_masks_are_written_as_they_are_grey_and_of_eight_bits(
-    shape: tuple[int, int], tmp_path: Path
-) -> None:
-    levels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    save(levels, tmp_path / "mask.png")
-    with Image.open(tmp_path / "mask.png") as written:
-        assert written.mode == "L"
-        assert np.array_equal(np.asarray(written), levels)
-
-
-KINDS = {"palette.png": "P", "cmyk.jpg": "CMYK", "alpha.webp": "RGBA", "sixteen.tif": "I;16"}
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_file_gets_a_mask_of_its_size(
-    predictor: Predictor, photo: Path, tmp_path: Path, name: str
-) -> None:
-    picture = Image.open(photo).convert("RGB").resize((300, 210))
-    if KINDS[name] == "I;16":
-        wide = np.asarray(picture.convert("L")).astype(np.uint16) * 257
-        Image.fromarray(wide).save(tmp_path / name)
-    else:
-        picture.convert(KINDS[name]).save(tmp_path / name)
-    jobs = plan([tmp_path / name], tmp_path / "mask.png", [View.MASK])
-    (outcome,) = run(predictor, jobs, "whole")
-    assert isinstance(outcome, Result)
-    assert outcome.eyes
-    assert read_mask(tmp_path / "mask.png").shape == (210, 300)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Training for real, on small data: what is learnt, said and refused."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -20,13 +18,7 @@ from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file, epoch_files
 from train.config import ModelConfig, TrainConfig
 from train.device import amp_dtype
 from train.loop import _warning, fit
-from train.run_folder import (
-    HISTORY_FILE,
-    HISTORY_PLOT,
-    PREDICTIONS_PLOT,
-    SETTINGS_FILE,
-    read_run,
-)
+from train.run_folder import HISTORY_FILE, HISTORY_PLOT, PREDICTIONS_PLOT, SETTINGS_FILE, read_run
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 

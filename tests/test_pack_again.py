@@ -1,7 +1,5 @@
 """Packing again: after a kill, a change, other settings, damage."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Which photographs are meant, and what the files of their results are called."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The predictor: arrays in, masks of their size out."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 
@@ -14,9 +12,8 @@ from PIL import Image
 from infer import Prediction, Predictor
 from preprocess.celebamask import read_plan
 from preprocess.errors import InputError
-from preprocess.image import Geometry, decode_fitted, decode_rgb
+from preprocess.image import Geometry, decode_rgb
 from preprocess.manifest import Manifest
-from preprocess.pack import PackConfig, pack
 from preprocess.shards import read_samples
 from train.checkpoint import Checkpoint
 
@@ -68,27 +65,6 @@ def test_original_and_packed_sample_get_the_same_mask(
             union += int((whole | packed).sum())
     assert union > 1000
     assert hit / union > 0.95
-
-
-@pytest.mark.slow
-def test_genuine_originals_and_packed_samples_get_the_same_mask(
-    genuine: Path, tmp_path: Path
-) -> None:
-    source = genuine / "CelebAMask-HQ"
-    pack(PackConfig(source, tmp_path / "shards"))
-    predictor = Predictor.bundled("cpu")
-    samples = {sample.key: sample for sample in read_plan(source).samples}
-    hit = union = 0
-    for shard in Manifest.load(tmp_path / "shards").split("val").shards:
-        for key, parts in read_samples(tmp_path / "shards" / shard.name):
-            data = samples[key].image.read(source)
-            square, geometry = decode_fitted(data, predictor.spec.size)
-            planes = predictor.probabilities([square, decode_rgb(parts["jpg"])])
-            one, other = (geometry.restore(plane) >= predictor.threshold for plane in planes)
-            hit += int((one & other).sum())
-            union += int((one | other).sum())
-    assert union > 10_000
-    assert hit / union > 0.98
 
 
 def test_an_array_or_a_choice_of_another_kind_is_refused(predictor: Predictor) -> None:

@@ -1,7 +1,5 @@
 """A run's folder: it goes on bit for bit after any end, and nothing in it is lost."""
 
-from __future__ import annotations
-
 import contextlib
 import pickle
 import signal

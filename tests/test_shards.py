@@ -1,7 +1,5 @@
 """Shards: plain deterministic tar files with DALI's index, whole or not there at all."""
 
-from __future__ import annotations
-
 import hashlib
 import tarfile
 from collections.abc import Iterator

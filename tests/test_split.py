@@ -1,22 +1,21 @@
 """Order, keys, bytes and eyes of a split; what keeps start-up and memory the same for any size."""
 
-from __future__ import annotations
-
 import tracemalloc
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from common import forge
 
 from preprocess.errors import InputError
 from preprocess.manifest import Manifest
 from preprocess.mask import decode_label, eye_centres
-from preprocess.shards import index_path, read_samples, write_shard
+from preprocess.shards import index_path, read_samples
 from train.distributed import Processes
 from train.split import Split
 
+FIRST = "train/eyes-000000.tar"
 # Numbers 0 to 4, 5 to 8 and 9 to 11.
 SPLIT = Split("train", 64, ((Path("0.tar"), 5), (Path("5.tar"), 4), (Path("9.tar"), 3)))
 
@@ -160,28 +159,14 @@ def test_stale_and_damaged_indexes_are_refused(pack_copy: Path) -> None:
         Split.open(pack_copy / "nowhere", "train")
 
 
-def rewrite(root: Path, change: dict[str, bytes | None]) -> str:
-    """Write the first train shard anew, its fourth sample changed; return that sample's key."""
-    shard = shards(root)[0]
-    samples = list(read_samples(shard))
-    key, parts = samples[3]
-    samples[3] = key, {n: v for n, v in (parts | change).items() if v is not None}
-    record = write_shard(root, shard.relative_to(root).as_posix(), samples)
-    manifest = Manifest.load(root)
-    train = manifest.split("train")
-    train = replace(train, shards=(record, *train.shards[1:]))
-    replace(manifest, splits=manifest.splits | {"train": train}).save(root)
-    return key
-
-
 @pytest.mark.parametrize("part", ["jpg", "png"])
 def test_a_missing_component_is_an_error(pack_copy: Path, part: str) -> None:
-    key = rewrite(pack_copy, {part: None})
+    key = forge(pack_copy, FIRST, 3, lambda parts: {n: parts[n] for n in parts if n != part})
     with pytest.raises(InputError, match=f"'{key}' has no {part}"):
         list(Split.open(pack_copy, "train").read(np.arange(4, dtype=np.int32)))
 
 
 def test_a_sample_without_eyes_in_its_metadata_is_an_error(pack_copy: Path) -> None:
-    rewrite(pack_copy, {"json": b"{}"})
+    forge(pack_copy, FIRST, 3, lambda parts: parts | {"json": b"{}"})
     with pytest.raises(InputError, match="does not say where its eyes are.*crop=off"):
         Split.open(pack_copy, "train").eyes(np.arange(1, dtype=np.int32))

@@ -1,7 +1,5 @@
 """Training's command line: tables, files, presets, one-line errors, and what the docs say of it."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -188,13 +186,6 @@ def test_every_setting_stands_in_the_docs() -> None:
             assert f"`{option}" in text, option
     for name in ("crop", *AugmentConfig().effects()):
         assert f"`{name}`" in text, name
-
-
-def test_compare_prints_a_table_and_draws_a_plot(trained: Path, tmp_path: Path) -> None:
-    done = call(main, "compare", trained.parent, trained.parent, "--output", tmp_path / "runs.png")
-    assert done.exit_code == 0, done.stderr
-    assert done.stdout.count(str(trained.parent)) == 2
-    assert (tmp_path / "runs.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_export_writes_file_and_checksum(trained: Path, tmp_path: Path) -> None:

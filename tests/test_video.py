@@ -1,7 +1,5 @@
 """Video: every frame, the sound, and steadiness."""
 
-from __future__ import annotations
-
 import json
 import sys
 from fractions import Fraction
