@@ -55,7 +55,7 @@ def commands() -> list[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize(("package", "words"), commands())
 def test_every_command_has_help_and_stands_in_the_readme(package: str, words: list[str]) -> None:
-    done = CliRunner().invoke(GROUPS[package], [*words, "--help"])
+    done = CliRunner().invoke(GROUPS[package], [*words, "-h"])
     assert done.exit_code == 0
     assert len(done.output.splitlines()) > 5
     default = {"preprocess": "pack", "train": "fit"}.get(package)

@@ -184,6 +184,13 @@ def test_flipped_and_cut_files_are_errors_that_name_the_file(mode: str) -> None:
             decode_mask(broken, "00007_l_eye.png")
 
 
+def test_a_wrong_checksum_over_whole_pixels_does_no_harm() -> None:
+    data = bytearray(MODES["RGB"])
+    at = data.index(b"IDAT")
+    data[at + 4 + int.from_bytes(data[at - 4 : at], "big")] ^= 1
+    np.testing.assert_array_equal(decode_mask(bytes(data)), levels(ON))
+
+
 def test_a_header_that_is_damaged_or_lies_about_the_size_is_an_error() -> None:
     for at in (16, 18, 20, 22, 24, 25, 28, 30):
         data = bytearray(MODES["RGB"])
@@ -242,6 +249,14 @@ def test_a_mask_lands_where_its_image_does() -> None:
     assert full.sum() == 96 * 64  # the filled border is background
     right = levels(blob(48, 64))  # of the right size: only placed
     np.testing.assert_array_equal(fit_mask(right, Geometry.fit(480, 640, 64))[8:56], right > 0)
+
+
+def test_upscaling_keeps_the_shape() -> None:
+    mask = levels(blob(32, 32))
+    fitted = fit_mask(mask, Geometry.fit(512, 512, 256))
+    near = cv2.resize(mask, (256, 256), interpolation=cv2.INTER_NEAREST) > 0
+    assert fitted.sum() == pytest.approx(near.sum(), rel=0.02)
+    assert (fitted & near).sum() / (fitted | near).sum() > 0.93
 
 
 def test_labels_tell_left_right_and_unknown_apart() -> None:

@@ -59,6 +59,7 @@ def test_pack_is_meant_where_no_command_is_given(faces: Path, tmp_path: Path) ->
     assert "dropped: 0" in first.output
     assert "process tuning off" in first.output
     assert "up to date, nothing to pack" in second.output
+    assert "[default: 256]" in " ".join(call("pack", "--help").output.split())
     assert np.asarray(Image.open(tmp_path / "out" / "preview.png")).std() > 20
 
 
