@@ -119,6 +119,8 @@ def test_files_of_before_are_read(tmp_path: Path) -> None:
 def test_a_released_model_predicts_what_its_checkpoint_does(tmp_path: Path) -> None:
     checkpoint, path = made(), tmp_path / "eyes.safetensors"
     digest = checkpoint.export(path)
+    with safe_open(path, framework="pt") as file:
+        assert file.get_tensor("coarse.weight").dtype is torch.float16, "half the size"
     assert made().export(tmp_path / "again.safetensors") == digest, "equal bytes"
     again = Checkpoint.load(path, sha256=digest)
     assert again == replace(checkpoint, weights=again.weights, training={})
