@@ -1,23 +1,19 @@
 """The predictor: arrays in, masks of their size out."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from mask_files import iou
+from common import iou
 from PIL import Image
 
 from infer import Prediction, Predictor
 from preprocess.celebamask import read_plan
 from preprocess.errors import InputError
-from preprocess.image import Geometry, decode_fitted, decode_rgb
+from preprocess.image import Geometry, decode_rgb
 from preprocess.manifest import Manifest
-from preprocess.pack import PackConfig, pack
 from preprocess.shards import read_samples
 from train.checkpoint import Checkpoint
 
@@ -71,36 +67,12 @@ def test_original_and_packed_sample_get_the_same_mask(
     assert hit / union > 0.95
 
 
-@pytest.mark.slow
-def test_genuine_originals_and_packed_samples_get_the_same_mask(
-    genuine: Path, tmp_path: Path
-) -> None:
-    source = genuine / "CelebAMask-HQ"
-    pack(PackConfig(source, tmp_path / "shards"))
-    predictor = Predictor.bundled("cpu")
-    samples = {sample.key: sample for sample in read_plan(source).samples}
-    hit = union = 0
-    for shard in Manifest.load(tmp_path / "shards").split("val").shards:
-        for key, parts in read_samples(tmp_path / "shards" / shard.name):
-            data = samples[key].image.read(source)
-            square, geometry = decode_fitted(data, predictor.spec.size)
-            planes = predictor.probabilities([square, decode_rgb(parts["jpg"])])
-            one, other = (geometry.restore(plane) >= predictor.threshold for plane in planes)
-            hit += int((one & other).sum())
-            union += int((one | other).sum())
-    assert union > 10_000
-    assert hit / union > 0.98
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        np.zeros((8, 8), np.uint8),
-        np.zeros((8, 8, 4), np.uint8),
-        np.zeros((8, 8, 3), np.float32),
-        np.zeros((0, 8, 3), np.uint8),
-    ],
-)
-def test_array_of_another_kind_is_refused(predictor: Predictor, bad: npt.NDArray[np.uint8]) -> None:
-    with pytest.raises(InputError, match="Expected H x W x 3, uint8"):
-        predictor.predict(bad)
+def test_an_array_or_a_choice_of_another_kind_is_refused(predictor: Predictor) -> None:
+    for wrong in ("all", 0, -1):
+        with pytest.raises(InputError, match="Expected auto, whole or a number"):
+            predictor.predict(np.zeros((8, 8, 3), np.uint8), wrong)
+    for shape, kind in (((8, 8), np.uint8), ((8, 8, 4), np.uint8), ((8, 8, 3), np.float32),
+                        ((0, 8, 3), np.uint8)):  # fmt: skip
+        bad = np.zeros(shape, kind)
+        with pytest.raises(InputError, match="Expected H x W x 3, uint8"):
+            predictor.predict(bad)

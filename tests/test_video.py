@@ -1,15 +1,14 @@
 """Video: every frame, the sound, and steadiness."""
 
-from __future__ import annotations
-
 import json
+import sys
 from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from common import call, fails
 
 from infer import Predictor
 from infer.cli import main
@@ -69,9 +68,7 @@ def read_clip(path: Path) -> tuple[list[RGB], list[float], int]:
 
 def test_every_frame_is_segmented_and_the_sound_is_kept(clip: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
-    done = CliRunner().invoke(
-        main, ["--video", str(clip), "--output", str(output), "--json"], catch_exceptions=False
-    )
+    done = call(main, "--video", clip, "--output", output, "--json")
     assert done.exit_code == 0, done.stderr
     assert f"{FRAMES} frames, eyes in {FRAMES}" in done.stdout
     before, times, _ = read_clip(clip)
@@ -88,18 +85,14 @@ def test_every_frame_is_segmented_and_the_sound_is_kept(clip: Path, tmp_path: Pa
     for eye in face["eyes"]:
         x, y = (int(v) for v in eye["centre"])
         assert greener[y - 2 : y + 3, x - 2 : x + 3].mean() > 15
-    again = CliRunner().invoke(main, ["--video", str(clip), "--output", str(output)])
-    assert again.exit_code == 2
-    assert "exists already" in again.stderr
+    fails(call(main, "--video", clip, "--output", output), "exists already")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "out.mp4"]
 
 
 def test_mask_of_a_silent_video_with_odd_sides(tmp_path: Path) -> None:
-    from infer.weights import load_bundled
-
     path = tmp_path / "silent.mkv"
     write_clip(path, np.full((400, 400, 3), 90, np.uint8), sound=False)
-    report = segment_video(Predictor(load_bundled()), path, tmp_path / "m.mkv", view=View.MASK)
+    report = segment_video(Predictor.bundled(), path, tmp_path / "m.mkv", view=View.MASK)
     assert (report.frames, report.with_eyes) == (FRAMES, 0)
     frames, _, sounds = read_clip(tmp_path / "m.mkv")
     assert sounds == 0
@@ -111,9 +104,7 @@ def test_sound_that_cannot_be_copied_is_reported(tmp_path: Path) -> None:
     grey = np.full((400, 400, 3), 90, np.uint8)
     write_clip(path, grey, coding="pcm_s16le", layout="s16")
     assert read_clip(path)[2] == 1
-    done = CliRunner().invoke(
-        main, ["--video", str(path), "--output", str(tmp_path / "o.mp4")], catch_exceptions=False
-    )
+    done = call(main, "--video", path, "--output", tmp_path / "o.mp4")
     assert done.exit_code == 0, done.stderr
     assert "1 sound track(s) left out" in done.stderr
     assert read_clip(tmp_path / "o.mp4")[2] == 0
@@ -121,18 +112,16 @@ def test_sound_that_cannot_be_copied_is_reported(tmp_path: Path) -> None:
 
 def test_what_is_no_video_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
-    arguments = {
-        "text.mp4: cannot be read": ["--video", str(tmp_path / "text.mp4")],
-        "none.mp4: does not exist": ["--video", str(tmp_path / "none.mp4")],
-        "ends in '.gif'": ["--video", str(tmp_path / "text.mp4"), "--output", "x.gif"],
-        "not possible for a video": ["--video", str(tmp_path / "text.mp4"), "--write", "soft"],
-        "together with something else": ["--video", "a.mp4", "--image", "b.jpg"],
-        "--smooth: is 2": ["--video", str(tmp_path / "text.mp4"), "--smooth", "2"],
-    }
-    for message, args in arguments.items():
-        done = CliRunner().invoke(main, args)
-        assert done.exit_code == 2, args
-        assert message in done.stderr
+    text = ("--video", tmp_path / "text.mp4")
+    for message, words in {
+        "text.mp4: cannot be read": text,
+        "none.mp4: does not exist": ("--video", tmp_path / "none.mp4"),
+        "ends in '.gif'": (*text, "--output", "x.gif"),
+        "not possible for a video": (*text, "--write", "soft"),
+        "together with something else": ("--video", "a.mp4", "--image", "b.jpg"),
+        "--smooth: is 2": (*text, "--smooth", 2),
+    }.items():
+        fails(call(main, *words), message)
     assert [p.name for p in tmp_path.iterdir()] == ["text.mp4"]
 
 
@@ -163,8 +152,6 @@ def test_following_steadies_a_face_that_stays_and_lets_go_of_one_that_moves() ->
 
 
 def test_without_pyav_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from infer.weights import load_bundled
-
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(InputError, match="pip install av"):
-        segment_video(Predictor(load_bundled()), tmp_path / "a.mp4", tmp_path / "b.mp4")
+        segment_video(Predictor.bundled(), tmp_path / "a.mp4", tmp_path / "b.mp4")
