@@ -103,6 +103,7 @@ def _segment(predictor: Predictor, faces: Faces, room: _Room, job: Job) -> Resul
             prediction = _predict(predictor, faces, job, data)
         except InputError as error:
             return Failure(job, str(error))
+        path = job.results[0]
         try:
             for view, path in job.pictures.items():
                 if view is View.EYES:
@@ -110,10 +111,10 @@ def _segment(predictor: Predictor, faces: Faces, room: _Room, job: Job) -> Resul
                 else:
                     save(prediction.draw(view), path)
             if job.record:
-                save_record(prediction.to_dict(job.photo.name), job.record)
+                path = job.record
+                save_record(prediction.to_dict(job.photo.name), path)
         except OSError as error:
-            where = error.filename or job.results[0]
-            return Failure(job, f"{where}: cannot be written ({error.strerror or error})")
+            return Failure(job, f"{path}: cannot be written ({error.strerror or error})")
     return Result(job, prediction.faces, _remarks(prediction))
 
 

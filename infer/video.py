@@ -1,8 +1,8 @@
 """Video and webcam: every frame segmented, the sound kept.
 
-Finding, the network and encoding run beside each other. Faces are found where they were in the frame
-before, and searched for everywhere only now and then; their masks are averaged against flicker
-(`infer.follow`).
+Finding, the network and encoding run beside each other. Faces are found where they were in the
+frame before, and searched for everywhere only now and then; their masks are averaged against
+flicker (`infer.follow`).
 """
 
 from __future__ import annotations

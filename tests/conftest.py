@@ -1,9 +1,8 @@
 """Data that many tests read, made once a session. Nothing may write into these folders."""
 
-from __future__ import annotations
-
 import os
-import zipfile
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,8 @@ from preprocess.sample import SampleConfig, write_sample
 
 # Before torch is imported: a busy neighbour must not make OpenMP's spinning threads crawl.
 tune_process()
+
+from common import tiny
 
 from infer import Predictor
 from preprocess.image import decode_rgb
@@ -34,17 +35,6 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def faces_zip(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same faces as the official zip: deflated, in an enclosing folder, mapping included."""
-    path = tmp_path_factory.mktemp("zip") / "CelebAMask-HQ.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(faces.rglob("*")):
-            if file.is_file() and file.suffix != ".json":
-                archive.write(file, f"CelebAMask-HQ/{file.relative_to(faces).as_posix()}")
-    return path
-
-
-@pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 drawn faces, tiny ones (64 x 64, masks 32 x 32): enough to occupy two workers."""
     out = tmp_path_factory.mktemp("small")
@@ -59,6 +49,38 @@ def pack_root(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = PackSettings(size=64, samples_per_shard=8)
     pack(PackConfig(faces, out, settings, workers=1))
     return out
+
+
+@pytest.fixture(scope="session")
+def whole(pack_root: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """Return a run of four epochs of a tiny network, finished."""
+    config = tiny(pack_root, tmp_path_factory.mktemp("whole"), epochs=4)
+    fit(config)
+    return config
+
+
+@pytest.fixture
+def copy(whole: TrainConfig, tmp_path: Path) -> TrainConfig:
+    """Return the same run in a folder that the test may change."""
+    return replace(whole, output=Path(shutil.copytree(whole.output, tmp_path / "copy")))
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no history: it takes longer than the epochs. (That of `whole` is drawn.)"""
+    monkeypatch.setattr("train.loop.plot_history", lambda *_: None)
+
+
+@pytest.fixture
+def pack_copy(pack_root: Path, tmp_path: Path) -> Path:
+    """Return a copy of the shards that the test may damage."""
+    return Path(shutil.copytree(pack_root, tmp_path / "pack"))
+
+
+@pytest.fixture
+def source(small: Path, tmp_path: Path) -> Path:
+    """Return a copy of the tiny faces that the test may change."""
+    return Path(shutil.copytree(small, tmp_path / "source"))
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +105,7 @@ def face_model(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """A small network that has learnt the 24 faces, so that there is something to see."""
     output = tmp_path_factory.mktemp("face-model")
     fit(TrainConfig(
-        face_shards, output, epochs=60, batch=8, lr=5e-3, loader="portable",
+        face_shards, output, epochs=20, batch=4, lr=1e-2, loader="portable",
         model=ModelConfig(width=8, depth=3), augment=AugmentConfig.off(),
     ))  # fmt: skip
     return output / MODEL_FILE

@@ -1,38 +1,56 @@
+"""Weights: what is in a checkpoint and in a file to ship, and what is refused."""
+
+import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from common import flip
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from infer.network import BUNDLED, TorchNetwork
 from preprocess.errors import InputError
+from preprocess.pack import PackConfig, pack
 from train.checkpoint import Checkpoint, epoch_file, epoch_files
 from train.config import ModelConfig
-from train.model import InputSpec, UNet
+from train.evaluate import evaluate_checkpoint
+from train.model import InputSpec, UNet, flop_count, parameter_count
 
 CONFIG = ModelConfig(width=4, depth=2)
 
 
-def checkpoint() -> Checkpoint:
+PATH = BUNDLED.with_suffix(".safetensors")
+
+
+def made() -> Checkpoint:
     torch.manual_seed(0)
-    spec = InputSpec(size=64, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
-    weights = UNet(CONFIG).state_dict()
-    return Checkpoint(CONFIG, spec, weights, threshold=0.4, metrics={"f1": 0.5}, epoch=3)
+    spec = InputSpec(size=64, mean=(1.0, 2.0, 3.0), std=(40.0, 50.0, 60.0))
+    return Checkpoint(
+        CONFIG, spec, UNet(CONFIG).state_dict(), threshold=0.43,
+        calibration={"scale": 0.9, "shift": 0.1}, metrics={"f1": 0.5}, epoch=3,
+        source={"revision": "abc"}, training={"optimizers": []},
+    )  # fmt: skip
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
-    saved, path = checkpoint(), tmp_path / "folder" / "model.pth"
+    saved, path = made(), tmp_path / "folder" / "model.pth"
     saved.save(path)
     loaded = Checkpoint.load(path)
-    assert (loaded.model, loaded.spec, loaded.threshold) == (saved.model, saved.spec, 0.4)
-    assert (loaded.metrics, loaded.epoch) == ({"f1": 0.5}, 3)
-    assert set(loaded.source) == {"revision", "version", "torch"}
+    assert replace(loaded, weights={}) == replace(saved, weights={})
+    assert loaded.weights.keys() == saved.weights.keys()
+    for name, value in saved.weights.items():
+        assert torch.equal(loaded.weights[name], value)
+    replace(saved, source={}).save(path)
+    assert set(Checkpoint.load(path).source) == {"revision", "version", "torch"}
     images = 255 * torch.rand(1, 3, 64, 64)
-    expected = UNet(CONFIG, saved.spec)
-    expected.load_state_dict(saved.weights)
+    plain = UNet(CONFIG, saved.spec)
+    plain.load_state_dict(saved.weights)
     with torch.inference_mode():
-        torch.testing.assert_close(
-            loaded.build()(images), expected.eval()(images), rtol=1e-4, atol=1e-3
-        )
+        torch.testing.assert_close(loaded.build()(images), 0.9 * plain.eval()(images) + 0.1)
     assert [p.name for p in path.parent.iterdir()] == ["model.pth"], "no temporary file is left"
 
 
@@ -51,29 +69,26 @@ def test_a_file_from_a_stranger_runs_no_code(
     assert not Path("ran").exists()
 
 
-@pytest.mark.parametrize("content", ["nothing", "text", "half", "other", "pickle", "unknown key"])
-def test_unusable_file_is_named(tmp_path: Path, content: str) -> None:
+def test_an_unusable_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
-    if content == "text":
-        path.write_text("not a checkpoint")
-    elif content == "half":
-        checkpoint().save(path)
-        path.write_bytes(path.read_bytes()[:2000])
-    elif content == "other":
-        torch.save({"state_dict": {}}, path)
-    elif content == "pickle":
-        path.write_bytes(pickle.dumps({"a": 1}))
-    elif content == "unknown key":
-        checkpoint().save(path)
-        stored = torch.load(path, weights_only=True)
-        stored["model"]["attention"] = True
-        torch.save(stored, path)
-    with pytest.raises(InputError, match="model.pth"):
-        Checkpoint.load(path)
+    made().save(path)
+    whole, stored = path.read_bytes(), torch.load(path, weights_only=True)
+    stored["model"]["attention"] = True
+    contents = [None, b"not a checkpoint", whole[:2000], pickle.dumps({"a": 1})]
+    for other in ({"state_dict": {}}, stored):
+        torch.save(other, path)
+        contents.append(path.read_bytes())
+    for content in contents:
+        path.unlink()
+        if content:
+            path.write_bytes(content)
+        with pytest.raises(InputError, match="model.pth: (does not exist|cannot be read as a mod)"):
+            Checkpoint.load(path)
+        path.touch()
 
 
 def test_weights_of_another_shape_are_refused() -> None:
-    wrong = Checkpoint(ModelConfig(width=8, depth=2), InputSpec(), checkpoint().weights)
+    wrong = Checkpoint(ModelConfig(width=8, depth=2), InputSpec(), made().weights)
     with pytest.raises(InputError, match="do not fit"):
         wrong.build()
 
@@ -87,7 +102,7 @@ def test_epoch_files_are_in_order_of_epochs(tmp_path: Path) -> None:
 
 def test_files_of_before_are_read(tmp_path: Path) -> None:
     """Version 2 had stem and detail as settings, and the calibration among the weights."""
-    checkpoint().save(tmp_path / "model.pth")
+    made().save(tmp_path / "model.pth")
     stored = torch.load(tmp_path / "model.pth", weights_only=True)
     stored["model"] |= {"stem": 2, "detail": 8}
     stored["weights"]["calibration"] = torch.tensor([0.5, 0.0, 0.0, 0.0])
@@ -96,8 +111,68 @@ def test_files_of_before_are_read(tmp_path: Path) -> None:
     images = torch.full((1, 3, 64, 64), 100.0)
     old, new = (Checkpoint.load(tmp_path / name) for name in ("old.pth", "model.pth"))
     with torch.inference_mode():
-        torch.testing.assert_close(old.build()(images), 0.5 * new.build()(images))
+        torch.testing.assert_close(old.build()(images), 0.5 * new.network()(images))
     stored["model"]["stem"] = 4
     torch.save(stored, tmp_path / "stem.pth")
     with pytest.raises(InputError, match="stem of the network is not 2"):
         Checkpoint.load(tmp_path / "stem.pth")
+
+
+def test_a_released_model_predicts_what_its_checkpoint_does(tmp_path: Path) -> None:
+    checkpoint, path = made(), tmp_path / "eyes.safetensors"
+    digest = checkpoint.export(path)
+    with safe_open(path, framework="pt") as file:
+        assert file.get_tensor("coarse.weight").dtype is torch.float16, "half the size"
+    assert made().export(tmp_path / "again.safetensors") == digest, "equal bytes"
+    again = Checkpoint.load(path, sha256=digest)
+    assert again == replace(checkpoint, weights=again.weights, training={})
+    square = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    checkpoint.save(tmp_path / "eyes.pth")
+    before, after = (
+        TorchNetwork(file, "cpu")(square[None]) for file in (path.with_suffix(".pth"), path)
+    )
+    assert np.abs(before - after).max() < 2e-3
+    assert Checkpoint.load(path).threshold == 0.43, "--model takes such files too"
+
+
+def test_changed_or_wrong_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "eyes.safetensors"
+    digest = made().export(path)
+    flip(path, -1)
+    with pytest.raises(
+        InputError, match=r"eyes\.safetensors: cannot be read as a model.*differs from the checksum"
+    ):
+        Checkpoint.load(path, sha256=digest)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="cannot be read as a model of this program"):
+        Checkpoint.load(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="cannot be read as a model of this program"):
+        Checkpoint.load(path)
+    with pytest.raises(InputError, match="does not exist"):
+        Checkpoint.load(tmp_path / "no.safetensors")
+    with pytest.raises(InputError, match=r"Expected \.onnx or \.safetensors"):
+        made().export(tmp_path / "eyes.pth")
+
+
+def test_bundled_weights_are_whole_small_and_within_the_budget() -> None:
+    checkpoint = Checkpoint.load(PATH)
+    assert PATH.stat().st_size <= 8_000_000
+    assert parameter_count(checkpoint.network()) <= 2_000_000
+    assert flop_count(checkpoint.network(), 256) <= 2_000_000_000
+    assert checkpoint.spec.size == 256
+    assert 0.05 < checkpoint.threshold < 0.95
+    assert checkpoint.calibration["error"] <= checkpoint.calibration["error_before"]
+    with safe_open(PATH, framework="pt") as file:
+        assert json.loads(file.metadata()["eye_segmentation"])["source"]["torch"]
+    card = PATH.with_name("README.md").read_text()
+    assert "non-commercial" in card
+    assert f"{checkpoint.threshold:.3f}" in card
+
+
+@pytest.mark.slow
+def test_bundled_weights_segment_genuine_eyes(genuine: Path, tmp_path: Path) -> None:
+    for name, split, least in (("CelebAMask-HQ", None, 0.885), ("london-faces", "test", 0.88)):
+        pack(PackConfig(genuine / name, tmp_path / name, split=split))
+        run = evaluate_checkpoint(PATH, tmp_path / name, "test", loader="portable")
+        assert run.evaluation.metrics.f1 > least

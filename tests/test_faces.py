@@ -1,7 +1,5 @@
 """Faces in any photograph: finding, measuring, records, and the choice what to look at."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -9,17 +7,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from click.testing import CliRunner
+from common import call, flat
 
 from infer import Predictor
-from infer.align import Alignment
 from infer.cli import main
 from infer.eyes import measure_eyes
 from infer.faces import FaceFinder
 from infer.output import View
 from infer.photos import plan
 from infer.predictor import NO_FACE
-from infer.record import to_record
 from infer.run import run
 from preprocess.errors import InputError
 from preprocess.image import decode_rgb
@@ -61,18 +57,14 @@ def test_eyes_are_measured() -> None:
     assert cv2.contourArea(outline) == pytest.approx(right.area, rel=0.1)
 
 
-def test_openness_does_not_depend_on_roll() -> None:
-    angle = np.deg2rad(40)
-    turned = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0]])
-    plane = blobs((150, 100, 40, 16, 40))
-    (eye,) = measure_eyes(plane, 0.5, (0, 0), turned, 0.0)
-    assert eye.openness == pytest.approx(0.4, rel=0.08)
-
-
-def test_specks_are_not_counted_to_an_eye_and_no_blob_is_no_eye() -> None:
+def test_neither_specks_nor_roll_change_an_eye_and_no_blob_is_none() -> None:
     plane = blobs((80, 100, 30, 12, 0), (80, 40, 2, 2, 0))
     (eye,) = measure_eyes(plane, 0.5, (0, 0), UPRIGHT, 300)
     assert eye.box[1] > 80
+    angle = np.deg2rad(40)
+    turned = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0]])
+    (eye,) = measure_eyes(blobs((150, 100, 40, 16, 40)), 0.5, (0, 0), turned, 0.0)
+    assert eye.openness == pytest.approx(0.4, rel=0.08)
     assert measure_eyes(plane * 0, 0.5, (0, 0), UPRIGHT, 300) == ()
 
 
@@ -119,7 +111,7 @@ def test_two_faces_are_two_faces_and_n_takes_the_largest(
     assert not one.mask[:, 900:].any()
 
 
-def test_a_face_that_is_cut_out_is_looked_at_once(
+def test_a_portrait_takes_one_small_look_and_a_group_more(
     bundled: Predictor, portrait: Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[float] = []
@@ -127,42 +119,38 @@ def test_a_face_that_is_cut_out_is_looked_at_once(
     monkeypatch.setattr(
         FaceFinder, "_look", lambda self, rgb, scale: looks.append(scale) or look(self, rgb, scale)
     )
-    (face,) = bundled.finder.find(portrait, lambda found: True)
-    assert len(looks) == 1
-    cut_out = cv2.resize(Alignment.of_face(face.landmarks, 1024).sample(portrait), (1024, 1024))
+    assert len(bundled.finder.find(portrait)) == 1
+    assert looks == [pytest.approx(192 / 768)]
     looks.clear()
-    prediction = bundled.predict(np.asarray(cut_out, np.uint8))
-    assert len(looks) == 1
-    assert len(prediction.eyes) == 2
-    for faces, picture in ((2, cut_out), ("auto", np.hstack([cut_out, cut_out]))):
-        looks.clear()
-        bundled.predict(np.asarray(picture, np.uint8), faces)
-        assert len(looks) == 2, "more faces may be there"
+    small = cv2.resize(portrait, (90, 90), interpolation=cv2.INTER_AREA)
+    canvas = np.full((1000, 1600, 3), 128, np.uint8)
+    canvas[100:868, 50:818] = portrait
+    canvas[300:390, 1200:1290] = small
+    assert len(bundled.finder.find(canvas)) == 2
+    assert len(looks) > 1, "a small face was missed by the first"
 
 
-def test_a_picture_without_a_face_gives_an_empty_mask_and_says_so(bundled: Predictor) -> None:
+def test_no_face_or_one_too_small_is_reported_not_guessed(
+    bundled: Predictor, portrait: Array
+) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
-    prediction = bundled.predict(noise)
-    assert prediction.warning == NO_FACE
-    assert prediction.faces == ()
-    assert not prediction.mask.any()
-    assert prediction.mask.shape == (300, 400)
-
-
-def test_a_face_too_small_is_reported_not_guessed(bundled: Predictor, portrait: Array) -> None:
+    nothing = bundled.predict(noise)
+    assert (nothing.warning, nothing.faces) == (NO_FACE, ())
+    assert nothing.mask.shape == (300, 400)
+    assert not nothing.mask.any()
     tiny = cv2.resize(portrait, (40, 40), interpolation=cv2.INTER_AREA)
     canvas = np.full((240, 320, 3), 128, np.uint8)
     canvas[100:140, 100:140] = tiny
     prediction = bundled.predict(canvas)
-    for face in prediction.faces:
-        assert "too small: its eyes are" in face.problem
-        assert face.eyes == ()
+    (face,) = prediction.faces
+    assert "too small: its eyes are" in face.problem
+    assert face.eyes == ()
     assert not prediction.mask.any()
 
 
 def test_record_is_plain_and_complete(bundled: Predictor, portrait: Array) -> None:
     prediction = bundled.predict(portrait)
-    record = json.loads(json.dumps(to_record(prediction, "x.jpg")))
+    record = json.loads(json.dumps(prediction.to_dict("x.jpg")))
     assert record["schema"] == "eye-segmentation/1"
     assert (record["height"], record["width"]) == portrait.shape[:2]
     (face,) = record["faces"]
@@ -178,9 +166,9 @@ def test_command_writes_several_pictures_and_json_of_a_folder(
 ) -> None:
     folder = genuine / "photos"
     photos = ["2008_002506.jpg", "dogs.jpg"]
-    args = [str(folder / name) for name in photos]
-    args += ["--output", str(tmp_path), "--json", "--write", "mask", "--write", "cutout"]
-    done = CliRunner().invoke(main, args, catch_exceptions=False)
+    words = [folder / name for name in photos]
+    words += ["--output", tmp_path, "--json", "--write", "mask", "--write", "cutout"]
+    done = call(main, *words)
     assert done.exit_code == 0, done.stderr
     assert "dogs.jpg: no face was found" in done.stderr
     people = json.loads((tmp_path / "2008_002506_eyes.json").read_bytes())
@@ -190,27 +178,20 @@ def test_command_writes_several_pictures_and_json_of_a_folder(
     for name in ("2008_002506", "dogs"):
         for view in ("mask", "cutout"):
             assert (tmp_path / f"{name}_eyes_{view}.png").is_file()
-    again = CliRunner().invoke(main, args)
+    again = call(main, *words)
     assert again.exit_code == 2
     assert "exists already (and 5 other results)" in again.stderr
 
 
-def test_batches_across_photos_and_faces_mix_nothing_up(
+def test_photos_side_by_side_are_as_each_alone(
     bundled: Predictor, genuine: Path, tmp_path: Path
 ) -> None:
-    photos = sorted((genuine / "photos").glob("2008*.jpg"))
-    jobs = plan(photos, tmp_path, [View.SOFT])
-    assert len(list(run(bundled, jobs))) == len(photos)
+    jobs = plan(flat(*sorted((genuine / "photos").glob("2008*.jpg"))), tmp_path, [View.SOFT])
+    assert len(list(run(bundled, jobs))) == len(jobs)
     for job in jobs[::3]:
         written = cv2.imread(str(job.results[0]), cv2.IMREAD_UNCHANGED)
-        alone = bundled.predict(decode_rgb(job.photo.read_bytes())).probability
+        alone = bundled.predict(job.photo).probability
         assert np.abs(written.astype(float) / 255 - alone).max() < 0.02
-
-
-def test_faces_must_be_known(bundled: Predictor) -> None:
-    for wrong in ("all", 0, -1):
-        with pytest.raises(InputError, match="Expected auto, whole or a number"):
-            bundled.predict(np.zeros((8, 8, 3), np.uint8), wrong)
 
 
 def test_finder_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -25,11 +25,8 @@ def test_default_fits_the_budget() -> None:
     assert parameter_count(model) <= 2_000_000
     assert flop_count(model, 256) <= 2_000_000_000
     assert model.training, "counting must leave the mode as it was"
-
-
-def test_flops_are_counted_as_two_per_multiply_add() -> None:
     convolution = torch.nn.Conv2d(3, 8, 3, padding=1)
-    assert flop_count(convolution, 16) == 2 * 16 * 16 * 8 * 3 * 9
+    assert flop_count(convolution, 16) == 2 * 16 * 16 * 8 * 3 * 9, "two per multiply-add"
 
 
 @pytest.mark.parametrize("config", SHAPES)

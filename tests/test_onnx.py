@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from mask_files import iou
+from common import iou
 
 from infer import Predictor
 from infer.network import BUNDLED, OnnxNetwork, TorchNetwork, bundled_digest, open_network

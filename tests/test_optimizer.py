@@ -82,22 +82,6 @@ def test_every_weight_has_one_optimizer_and_logits_belong_to_adamw() -> None:
     assert adamw.param_groups[1]["weight_decay"] == 0
 
 
-def test_it_learns_a_convolution() -> None:
-    torch.manual_seed(0)
-    model, target = (nn.Conv2d(16, 16, 3, bias=False) for _ in range(2))
-    muon = Muon([model.weight], [], lr=0.1)
-    losses = []
-    for step in range(60):
-        muon.param_groups[0]["lr"] = 0.1 * (1 - step / 60)
-        images = torch.randn(8, 16, 8, 8)
-        loss = (model(images) - target(images)).square().mean()
-        loss.backward()
-        muon.step()
-        muon.zero_grad()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.01 * losses[0]
-
-
 def test_rate_rises_to_the_peak_and_falls_to_a_hundredth() -> None:
     rates = [learning_rate(step, 100, 10) for step in range(101)]
     assert rates[:11] == sorted(rates[:11])

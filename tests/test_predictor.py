@@ -1,23 +1,19 @@
 """The predictor: arrays in, masks of their size out."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from mask_files import iou
+from common import iou
 from PIL import Image
 
 from infer import Prediction, Predictor
 from preprocess.celebamask import read_plan
 from preprocess.errors import InputError
-from preprocess.image import Geometry, decode_fitted, decode_rgb
+from preprocess.image import Geometry, decode_rgb
 from preprocess.manifest import Manifest
-from preprocess.pack import PackConfig, pack
 from preprocess.shards import read_samples
 from train.checkpoint import Checkpoint
 
@@ -48,7 +44,7 @@ def test_folded_network_predicts_what_the_trained_one_does(face_model: Path) -> 
     with torch.inference_mode():
         images = torch.from_numpy(square)[None].permute(0, 3, 1, 2)
         plain = checkpoint.build()(images).sigmoid()[0, 0]
-    folded = Predictor(checkpoint).predict(square, "whole").probability
+    folded = Predictor.from_checkpoint(face_model, "cpu").predict(square, "whole").probability
     np.testing.assert_allclose(folded, plain.numpy(), atol=2e-4)
 
 
@@ -62,45 +58,58 @@ def test_original_and_packed_sample_get_the_same_mask(
             original = decode_rgb(samples[key].image.read(faces))
             whole = predictor.predict(original, "whole").mask
             height, width = original.shape[:2]
-            placement = Geometry.fit(height, width, predictor.spec.size)
-            (plane,) = predictor.probabilities([decode_rgb(parts["jpg"])])
-            packed = placement.restore(plane) >= predictor.threshold
+            placement = Geometry.fit(height, width, predictor.network.size)
+            (plane,) = predictor.network(decode_rgb(parts["jpg"])[None])
+            packed = placement.restore(plane) >= predictor.network.threshold
             hit += int((whole & packed).sum())
             union += int((whole | packed).sum())
     assert union > 1000
     assert hit / union > 0.95
 
 
-@pytest.mark.slow
-def test_genuine_originals_and_packed_samples_get_the_same_mask(
-    genuine: Path, tmp_path: Path
+def test_an_array_or_a_choice_of_another_kind_is_refused(predictor: Predictor) -> None:
+    for wrong in ("all", 0, -1):
+        with pytest.raises(InputError, match="Expected auto, whole or a number"):
+            predictor.predict(np.zeros((8, 8, 3), np.uint8), wrong)
+    for shape, kind in (((8, 8), np.uint8), ((8, 8, 4), np.uint8), ((8, 8, 3), np.float32),
+                        ((0, 8, 3), np.uint8)):  # fmt: skip
+        bad = np.zeros(shape, kind)
+        with pytest.raises(InputError, match="Expected H x W x 3, uint8"):
+            predictor.predict(bad)
+
+
+def test_a_photo_may_come_as_path_bytes_picture_or_array(
+    predictor: Predictor, photo: Path, tmp_path: Path
 ) -> None:
-    source = genuine / "CelebAMask-HQ"
-    pack(PackConfig(source, tmp_path / "shards"))
-    predictor = Predictor.bundled("cpu")
-    samples = {sample.key: sample for sample in read_plan(source).samples}
-    hit = union = 0
-    for shard in Manifest.load(tmp_path / "shards").split("val").shards:
-        for key, parts in read_samples(tmp_path / "shards" / shard.name):
-            data = samples[key].image.read(source)
-            square, geometry = decode_fitted(data, predictor.spec.size)
-            planes = predictor.probabilities([square, decode_rgb(parts["jpg"])])
-            one, other = (geometry.restore(plane) >= predictor.threshold for plane in planes)
-            hit += int((one & other).sum())
-            union += int((one | other).sum())
-    assert union > 10_000
-    assert hit / union > 0.98
+    upright = Image.open(photo)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = tmp_path / "turned.png"
+    upright.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
+    expected = predictor.predict(np.asarray(upright.convert("RGB")), "whole").probability
+    for given in (str(photo), photo, photo.read_bytes(), upright, turned, Image.open(turned)):
+        found = predictor.predict(given, "whole").probability
+        assert np.abs(found - expected).max() < 0.02
+    with pytest.raises(InputError, match=r"none\.jpg: cannot be read"):
+        predictor.predict(tmp_path / "none.jpg")
+    with pytest.raises(InputError, match="photo: cannot be decoded"):
+        predictor.predict(b"no picture")
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        np.zeros((8, 8), np.uint8),
-        np.zeros((8, 8, 4), np.uint8),
-        np.zeros((8, 8, 3), np.float32),
-        np.zeros((0, 8, 3), np.uint8),
-    ],
-)
-def test_array_of_another_kind_is_refused(predictor: Predictor, bad: npt.NDArray[np.uint8]) -> None:
-    with pytest.raises(InputError, match="Expected H x W x 3, uint8"):
-        predictor.predict(bad)
+def test_a_prediction_draws_saves_and_describes_itself(
+    predictor: Predictor, photo: Path, tmp_path: Path
+) -> None:
+    prediction = predictor.predict(photo, "whole")
+    height, width = prediction.mask.shape
+    cutout = prediction.cutout()
+    alpha = cutout[..., 3]
+    assert (alpha[prediction.mask] >= 127).all()
+    assert (alpha[prediction.probability < prediction.threshold - 0.26] == 0).all()
+    assert ((alpha > 0) & (alpha < 255)).any(), "soft at the edges"
+    assert not cutout[alpha == 0].any(), "nothing of the photo is left outside"
+    assert np.array_equal(cutout[alpha == 255][:, :3], prediction.photo[alpha == 255])
+    assert prediction.overlay().shape == (height, 2 * width, 3)
+    prediction.save(tmp_path / "m.png", "mask")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "m.png")) > 0, prediction.mask)
+    assert prediction.to_dict("a.jpg")["photo"] == "a.jpg"
+    assert [len(face["eyes"]) for face in prediction.to_dict()["faces"]] == [len(prediction.eyes)]

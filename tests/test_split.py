@@ -1,30 +1,23 @@
 """Order, keys, bytes and eyes of a split; what keeps start-up and memory the same for any size."""
 
-from __future__ import annotations
-
-import shutil
 import tracemalloc
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from common import forge
 
 from preprocess.errors import InputError
 from preprocess.manifest import Manifest
-from preprocess.shards import index_path, read_index, read_samples, write_shard
+from preprocess.mask import decode_label, eye_centres
+from preprocess.shards import index_path, read_samples
 from train.distributed import Processes
 from train.split import Split
 
+FIRST = "train/eyes-000000.tar"
 # Numbers 0 to 4, 5 to 8 and 9 to 11.
 SPLIT = Split("train", 64, ((Path("0.tar"), 5), (Path("5.tar"), 4), (Path("9.tar"), 3)))
-
-
-@pytest.fixture
-def copy(pack_root: Path, tmp_path: Path) -> Path:
-    """Return a pack that the test may damage."""
-    return Path(shutil.copytree(pack_root, tmp_path / "pack"))
 
 
 def shards(root: Path) -> list[Path]:
@@ -112,8 +105,6 @@ def test_keys_and_bytes_are_those_of_the_shards(pack_root: Path) -> None:
 
 
 def test_eyes_are_those_of_the_label_maps(pack_root: Path) -> None:
-    from preprocess.mask import decode_label, eye_centres
-
     split = Split.open(pack_root, "train")
     seen = 0
     for sample, eyes in zip(
@@ -129,68 +120,53 @@ def test_eyes_are_those_of_the_label_maps(pack_root: Path) -> None:
     assert seen > 10
 
 
-def test_the_first_batch_needs_no_later_shard(copy: Path) -> None:
-    first, *later = shards(copy)
+def test_the_first_batch_needs_no_later_shard(pack_copy: Path) -> None:
+    first, *later = shards(pack_copy)
     for shard in later:
         shard.write_bytes(bytes(shard.stat().st_size))
-    split = Split.open(copy, "train")
+    split = Split.open(pack_copy, "train")
     assert len(list(split.read(np.arange(8, dtype=np.int32)))) == 8
     assert split.eyes(np.arange(8, dtype=np.int32)).shape == (8, 2, 2)
     with pytest.raises(InputError, match=later[0].name):
         list(split.read(everything(split)))
 
 
-def test_mask_and_photograph_are_joined_by_the_key_in_the_tar(copy: Path) -> None:
+def test_mask_and_photograph_are_joined_by_the_key_in_the_tar(pack_copy: Path) -> None:
     """An index that swaps two masks, or that misnames one, is refused."""
-    shard = shards(copy)[0]
+    shard = shards(pack_copy)[0]
     head, *lines = index_path(shard).read_text().splitlines()
     one, other = (line.split() for line in lines[:2])
     mixed = [" ".join(one[:-4] + other[-4:]), " ".join(other[:-4] + one[-4:])]
     index_path(shard).write_text("\n".join([head, *mixed, *lines[2:], ""]))
     with pytest.raises(InputError, match=f"{shard.name}: has .* where its index has"):
-        list(Split.open(copy, "train").read(np.arange(2, dtype=np.int32)))
+        list(Split.open(pack_copy, "train").read(np.arange(2, dtype=np.int32)))
     moved = [" ".join([*one[:3], other[3], *one[4:]])]
     index_path(shard).write_text("\n".join([head, *moved, *lines[1:], ""]))
     with pytest.raises(InputError, match="where its index has"):
-        list(Split.open(copy, "train").read(np.arange(1, dtype=np.int32)))
+        list(Split.open(pack_copy, "train").read(np.arange(1, dtype=np.int32)))
 
 
-def test_stale_and_damaged_indexes_are_refused(copy: Path) -> None:
-    index = index_path(shards(copy)[1])
+def test_stale_and_damaged_indexes_are_refused(pack_copy: Path) -> None:
+    index = index_path(shards(pack_copy)[1])
     head, *lines = index.read_text().splitlines()
     index.write_text("\n".join([head, *lines[:3], "jpg five 9 x.jpg", *lines[4:], ""]))
     with pytest.raises(InputError, match=f"{index.name}: is no DALI index"):
-        list(Split.open(copy, "train").read(np.arange(20, dtype=np.int32)))
+        list(Split.open(pack_copy, "train").read(np.arange(20, dtype=np.int32)))
     index.write_text("\n".join([f"v1.2 {len(lines) - 1}", *lines[1:], ""]))
     with pytest.raises(InputError, match="differs from the manifest"):
-        Split.open(copy, "train")
+        Split.open(pack_copy, "train")
     with pytest.raises(InputError, match="does not exist"):
-        Split.open(copy / "nowhere", "train")
-
-
-def rewrite(root: Path, change: dict[str, bytes | None]) -> str:
-    """Write the first train shard anew, its fourth sample changed; return that sample's key."""
-    shard = shards(root)[0]
-    samples = list(read_samples(shard))
-    key, parts = samples[3]
-    samples[3] = key, {n: v for n, v in (parts | change).items() if v is not None}
-    record = write_shard(root, shard.relative_to(root).as_posix(), samples)
-    manifest = Manifest.load(root)
-    train = manifest.split("train")
-    train = replace(train, shards=(record, *train.shards[1:]))
-    replace(manifest, splits=manifest.splits | {"train": train}).save(root)
-    return key
+        Split.open(pack_copy / "nowhere", "train")
 
 
 @pytest.mark.parametrize("part", ["jpg", "png"])
-def test_a_missing_component_is_an_error(copy: Path, part: str) -> None:
-    key = rewrite(copy, {part: None})
-    assert key in [entry.key for entry in read_index(shards(copy)[0])]
+def test_a_missing_component_is_an_error(pack_copy: Path, part: str) -> None:
+    key = forge(pack_copy, FIRST, 3, lambda parts: {n: parts[n] for n in parts if n != part})
     with pytest.raises(InputError, match=f"'{key}' has no {part}"):
-        list(Split.open(copy, "train").read(np.arange(4, dtype=np.int32)))
+        list(Split.open(pack_copy, "train").read(np.arange(4, dtype=np.int32)))
 
 
-def test_a_sample_without_eyes_in_its_metadata_is_an_error(copy: Path) -> None:
-    rewrite(copy, {"json": b"{}"})
+def test_a_sample_without_eyes_in_its_metadata_is_an_error(pack_copy: Path) -> None:
+    forge(pack_copy, FIRST, 3, lambda parts: parts | {"json": b"{}"})
     with pytest.raises(InputError, match="does not say where its eyes are.*crop=off"):
-        Split.open(copy, "train").eyes(np.arange(1, dtype=np.int32))
+        Split.open(pack_copy, "train").eyes(np.arange(1, dtype=np.int32))

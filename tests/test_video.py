@@ -1,21 +1,22 @@
 """Video: every frame, the sound, and steadiness."""
 
-from __future__ import annotations
-
 import json
+import sys
 from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from common import call, fails
 
 from infer import Predictor
 from infer.cli import main
 from infer.faces import FoundFace
-from infer.follow import Follower
+from infer.follow import Follower, Tracker
+from infer.frame import FaceFrame
 from infer.output import View
+from infer.predictor import Look
 from infer.video import segment_video
 from preprocess.errors import InputError
 from preprocess.image import RGB, decode_rgb
@@ -69,9 +70,7 @@ def read_clip(path: Path) -> tuple[list[RGB], list[float], int]:
 
 def test_every_frame_is_segmented_and_the_sound_is_kept(clip: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
-    done = CliRunner().invoke(
-        main, ["--video", str(clip), "--output", str(output), "--json"], catch_exceptions=False
-    )
+    done = call(main, "video", clip, "--output", output, "--json")
     assert done.exit_code == 0, done.stderr
     assert f"{FRAMES} frames, eyes in {FRAMES}" in done.stdout
     before, times, _ = read_clip(clip)
@@ -83,23 +82,20 @@ def test_every_frame_is_segmented_and_the_sound_is_kept(clip: Path, tmp_path: Pa
     greener = after[5][..., 1].astype(int) - before[5][..., 1]
     lines = [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()]
     assert [line["time"] for line in lines] == pytest.approx(times, abs=0.01)
+    assert [line["frame"] for line in lines] == list(range(1, FRAMES + 1))
     (face,) = lines[5]["faces"]
     assert len(face["eyes"]) == 2
     for eye in face["eyes"]:
         x, y = (int(v) for v in eye["centre"])
         assert greener[y - 2 : y + 3, x - 2 : x + 3].mean() > 15
-    again = CliRunner().invoke(main, ["--video", str(clip), "--output", str(output)])
-    assert again.exit_code == 2
-    assert "exists already" in again.stderr
+    fails(call(main, "--video", clip, "--output", output), "exists already")  # as before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "out.mp4"]
 
 
 def test_mask_of_a_silent_video_with_odd_sides(tmp_path: Path) -> None:
-    from infer.weights import load_bundled
-
     path = tmp_path / "silent.mkv"
     write_clip(path, np.full((400, 400, 3), 90, np.uint8), sound=False)
-    report = segment_video(Predictor(load_bundled()), path, tmp_path / "m.mkv", view=View.MASK)
+    report = segment_video(Predictor.bundled(), path, tmp_path / "m.mkv", view=View.MASK)
     assert (report.frames, report.with_eyes) == (FRAMES, 0)
     frames, _, sounds = read_clip(tmp_path / "m.mkv")
     assert sounds == 0
@@ -111,9 +107,7 @@ def test_sound_that_cannot_be_copied_is_reported(tmp_path: Path) -> None:
     grey = np.full((400, 400, 3), 90, np.uint8)
     write_clip(path, grey, coding="pcm_s16le", layout="s16")
     assert read_clip(path)[2] == 1
-    done = CliRunner().invoke(
-        main, ["--video", str(path), "--output", str(tmp_path / "o.mp4")], catch_exceptions=False
-    )
+    done = call(main, "video", path, "--output", tmp_path / "o.mp4")
     assert done.exit_code == 0, done.stderr
     assert "1 sound track(s) left out" in done.stderr
     assert read_clip(tmp_path / "o.mp4")[2] == 0
@@ -121,18 +115,16 @@ def test_sound_that_cannot_be_copied_is_reported(tmp_path: Path) -> None:
 
 def test_what_is_no_video_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
-    arguments = {
-        "text.mp4: cannot be read": ["--video", str(tmp_path / "text.mp4")],
-        "none.mp4: does not exist": ["--video", str(tmp_path / "none.mp4")],
-        "ends in '.gif'": ["--video", str(tmp_path / "text.mp4"), "--output", "x.gif"],
-        "not possible for a video": ["--video", str(tmp_path / "text.mp4"), "--write", "soft"],
-        "together with something else": ["--video", "a.mp4", "--image", "b.jpg"],
-        "--smooth: is 2": ["--video", str(tmp_path / "text.mp4"), "--smooth", "2"],
-    }
-    for message, args in arguments.items():
-        done = CliRunner().invoke(main, args)
-        assert done.exit_code == 2, args
-        assert message in done.stderr
+    text = ("video", tmp_path / "text.mp4")
+    for message, words in {
+        "text.mp4: cannot be read": text,
+        "none.mp4: does not exist": ("video", tmp_path / "none.mp4"),
+        "ends in '.gif'": (*text, "--output", "x.gif"),
+        "soft needs more than a video": (*text, "--write", "soft"),
+        "together with something else": ("--video", "a.mp4", "--image", "b.jpg"),
+        "--smooth: is 2": (*text, "--smooth", 2),
+    }.items():
+        fails(call(main, *words), message)
     assert [p.name for p in tmp_path.iterdir()] == ["text.mp4"]
 
 
@@ -148,7 +140,8 @@ def test_following_steadies_a_face_that_stays_and_lets_go_of_one_that_moves() ->
     for _ in range(40):
         found = face(100, rng.normal(0, 1))
         (steady,) = follower.steady([found])
-        (plane,) = follower.blend([steady], [rng.random((4, 4)).astype(np.float32)])
+        look = Look(steady, FaceFrame.of_face(steady.landmarks, 256, 32))
+        (plane,) = follower.blend([look], [rng.random((4, 4)).astype(np.float32)])
         raw.append(found.landmarks[0, 0])
         steadied.append(steady.landmarks[0, 0])
         planes.append(plane)
@@ -162,9 +155,28 @@ def test_following_steadies_a_face_that_stays_and_lets_go_of_one_that_moves() ->
     assert untouched.landmarks[0, 0] == 102
 
 
-def test_without_pyav_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from infer.weights import load_bundled
+def test_faces_are_searched_where_they_were_and_everywhere_if_one_is_lost() -> None:
+    asked: list[tuple[int, ...]] = []
+    there = [face(300.0), face(700.0)]
 
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    class Finder:
+        def find(self, rgb: RGB) -> list[FoundFace]:
+            asked.append(rgb.shape[:2])
+            return there if rgb.shape[1] == 1000 else near
+
+    tracker, frame = Tracker(Finder()), np.zeros((500, 1000, 3), np.uint8)  # type: ignore[arg-type]
+    near: list[FoundFace] = []
+    assert tracker.find(frame) == there
+    near = [face(125.0)]  # in the part around the first face, which begins at 175 of 1,000
+    assert len(tracker.find(frame)) == 2
+    assert asked[1][1] < 500
+    near = []
+    asked.clear()
+    assert tracker.find(frame) == there
+    assert asked[-1] == (500, 1000), "lost: searched for everywhere"
+
+
+def test_without_pyav_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(InputError, match="pip install av"):
-        segment_video(Predictor(load_bundled()), tmp_path / "a.mp4", tmp_path / "b.mp4")
+        segment_video(Predictor.bundled(), tmp_path / "a.mp4", tmp_path / "b.mp4")

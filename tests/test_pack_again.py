@@ -1,9 +1,6 @@
 """Packing again: after a kill, a change, other settings, damage."""
 
-from __future__ import annotations
-
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from common import IMAGES, MASKS, files, flip
 
 import preprocess.pack
 from preprocess.check import check
@@ -20,35 +18,37 @@ from preprocess.manifest import Manifest, PackSettings
 from preprocess.pack import PackConfig, PackReport, pack
 from preprocess.shards import index_path, record_path
 
-IMAGES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno/0"
 SETTINGS = PackSettings(size=32, samples_per_shard=8)
 
 
-@pytest.fixture
-def source(small: Path, tmp_path: Path) -> Path:
-    """Return a copy of the faces that the test may change."""
-    return Path(shutil.copytree(small, tmp_path / "source"))
-
-
 def run(
-    source: Path,
-    out: Path,
-    settings: PackSettings = SETTINGS,
-    overwrite: bool = False,
+    source: Path, out: Path, settings: PackSettings = SETTINGS, *, overwrite: bool = False,
     update: bool = False,
-) -> PackReport:
+) -> PackReport:  # fmt: skip
     return pack(PackConfig(source, out, settings, workers=1, overwrite=overwrite, update=update))
 
 
-def files(root: Path) -> dict[str, bytes]:
-    """Return all that a pack is made of, by relative path."""
-    kinds = (".tar", ".idx", ".tmp", ".json")
-    found = [path for path in root.rglob("*") if path.suffix in kinds]
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
+@pytest.fixture
+def out(source: Path, tmp_path: Path) -> Path:
+    """Return the shards of `source`, which the test may change and damage."""
+    run(source, tmp_path / "out")
+    return tmp_path / "out"
 
 
 def stamps(root: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in root.rglob("*.tar")}
+
+
+def blank(path: Path) -> bytes:
+    """Overwrite a file with zeros, of the same size and an old date; return what it was."""
+    whole = path.read_bytes()
+    put(path, bytes(len(whole)))
+    return whole
+
+
+def put(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    os.utime(path, (1e9, 1e9))
 
 
 SLOWLY = """
@@ -94,29 +94,6 @@ def test_a_killed_run_continues_without_repacking(small: Path, tmp_path: Path) -
     assert files(out) == files(tmp_path / "clean")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_shard_that_a_kill_left_without_index_or_record_is_packed_again(
-    source: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    run(source, out)
-    before = files(out)
-    (out / "manifest.json").unlink()
-    (out / "train" / "eyes-000001.idx").unlink()
-    (out / "train" / "eyes-000000.json").unlink()
-    cut = out / "train" / "eyes-000002.json"
-    cut.write_bytes(cut.read_bytes()[:-30])
-    assert run(source, out).packed == 24
-    assert files(out) == before
-
-
-def running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 WAITS = """
 import os, sys, time
 from concurrent.futures import ProcessPoolExecutor
@@ -129,11 +106,20 @@ if __name__ == "__main__":
 """
 
 
+def running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     (tmp_path / "waits.py").write_text(WAITS)
-    command = [sys.executable, str(tmp_path / "waits.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+    command, here = [sys.executable, str(tmp_path / "waits.py")], str(Path(__file__).parents[1])
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": here}
+    ) as parent:
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
         assert running(worker)
@@ -154,29 +140,22 @@ def test_a_second_run_packs_nothing_and_touches_nothing(source: Path, tmp_path: 
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-def shard_of(out: Path, key: str) -> Path:
-    (index,) = [path for path in out.rglob("*.idx") if f" {key}.jpg " in path.read_text()]
-    return index.with_suffix(".tar")
-
-
 def another(path: Path) -> bytes:
     """Return another file of the folder, filled up to the size of this one."""
     size, own = path.stat().st_size, path.read_bytes()
     pattern = f"*{path.name[5:]}" if path.suffix == ".png" else "*.jpg"
-    for other in sorted(path.parent.glob(pattern)):
-        if other.stat().st_size <= size and other.read_bytes() != own:
-            return other.read_bytes().ljust(size, b"\0")
-    raise AssertionError("every other file is larger")
+    others = (other.read_bytes() for other in sorted(path.parent.glob(pattern)))
+    return next(data for data in others if len(data) <= size and data != own).ljust(size, b"\0")
 
 
-@pytest.mark.parametrize("what", [f"{IMAGES}/3.jpg", f"{MASKS}/00003_l_eye.png"])
+@pytest.mark.parametrize("what", [f"{IMAGES}/3.jpg", f"{MASKS}/0/00003_l_eye.png"])
 @pytest.mark.parametrize("same_size", [True, False])
 def test_only_the_shard_of_a_changed_file_is_packed_again(
-    what: str, same_size: bool, source: Path, tmp_path: Path
+    what: str, same_size: bool, source: Path, out: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    run(source, out)
-    before, times, shard = files(out), stamps(out), shard_of(out, "00003")
+    before, times = files(out), stamps(out)
+    (index,) = [path for path in out.rglob("*.idx") if " 00003.jpg " in path.read_text()]
+    shard = index.with_suffix(".tar")
     (source / what).write_bytes(another(source / what) + (b"" if same_size else b"\0"))
     # The date tells where the size does not, and the other way round.
     os.utime(source / what, (time.time() + 9 if same_size else 1e9,) * 2)
@@ -193,11 +172,8 @@ def test_only_the_shard_of_a_changed_file_is_packed_again(
 
 
 def test_while_packing_there_is_no_manifest(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    run(source, out)
-
     def stop(*_: object) -> None:
         raise RuntimeError("power cut")
 
@@ -208,11 +184,8 @@ def test_while_packing_there_is_no_manifest(
         Manifest.load(out)
 
 
-def test_other_photographs_or_settings_need_leave(source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(source, out)
-    before = files(out)
-    other = replace(SETTINGS, quality=80)
+def test_other_photographs_or_settings_need_leave(source: Path, out: Path) -> None:
+    before, other = files(out), replace(SETTINGS, quality=80)
     with pytest.raises(InputError, match=r"manifest\.json: describes a pack of other.*--update"):
         run(source, out, other)
     (source / IMAGES / "17.jpg").unlink()
@@ -234,12 +207,10 @@ def test_shards_that_no_manifest_lists_are_removed(source: Path, tmp_path: Path)
     assert files(out) == files(tmp_path / "clean")
 
 
-def test_a_split_that_went_away_leaves_manifest_and_folder(source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(source, out)
+def test_a_split_that_went_away_leaves_manifest_and_folder(source: Path, out: Path) -> None:
     for number in range(8, 40, 10):  # all of it: the other shards stay as they are
         (source / IMAGES / f"{number}.jpg").unlink()
-        for mask in (source / MASKS).glob(f"{number:05d}_*"):
+        for mask in (source / MASKS).rglob(f"{number:05d}_*"):
             mask.unlink()
     report = run(source, out, overwrite=True)
     assert (report.packed, report.manifest.splits["val"].samples) == (0, 0)
@@ -247,23 +218,35 @@ def test_a_split_that_went_away_leaves_manifest_and_folder(source: Path, tmp_pat
     assert not list((out / "val").glob("*"))
 
 
-@pytest.mark.parametrize("damaged", ["eyes-000001.tar", "eyes-000001.idx"])
+def test_what_is_missing_or_cut_is_packed_again(source: Path, out: Path) -> None:
+    before, train = files(out), out / "train"
+    (train / "eyes-000000.tar").unlink()
+    (train / "eyes-000001.idx").unlink()
+    with (train / "eyes-000002.tar").open("r+b") as file:
+        file.truncate(5000)
+    assert run(source, out).packed == 24
+    assert files(out) == before
+    assert not check(out).faults
+    # A kill can also fall before the record, or in the middle of it.
+    (out / "manifest.json").unlink()
+    (train / "eyes-000000.json").unlink()
+    cut = train / "eyes-000002.json"
+    cut.write_bytes(cut.read_bytes()[:-30])
+    assert run(source, out).packed == 16
+    assert files(out) == before
+
+
+@pytest.mark.parametrize(("damaged", "at"), [("eyes-000001.tar", -600), ("eyes-000001.idx", -9)])
 def test_overwrite_mends_damage_that_size_and_date_do_not_show(
-    damaged: str, source: Path, tmp_path: Path
+    damaged: str, at: int, source: Path, out: Path
 ) -> None:
-    out = tmp_path / "out"
-    run(source, out)
-    before, path = files(out), out / "train" / damaged
-    data = bytearray(path.read_bytes())
-    data[-600 if damaged.endswith("tar") else -9] ^= 1
-    path.write_bytes(data)
+    before = files(out)
+    flip(out / "train" / damaged, at)
     assert run(source, out, overwrite=True).packed == 8
     assert files(out) == before
 
 
-def test_overwrite_mends_a_damaged_manifest(source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(source, out)
+def test_overwrite_mends_a_damaged_manifest(source: Path, out: Path) -> None:
     before = files(out)
     (out / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest\.json: cannot be read.*--overwrite"):
@@ -272,52 +255,24 @@ def test_overwrite_mends_a_damaged_manifest(source: Path, tmp_path: Path) -> Non
     assert files(out) == before
 
 
-def test_missing_shards_and_indexes_are_packed_again(source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(source, out)
-    before = files(out)
-    (out / "train" / "eyes-000000.tar").unlink()
-    (out / "train" / "eyes-000001.idx").unlink()
-    with (out / "train" / "eyes-000002.tar").open("r+b") as file:
-        file.truncate(5000)
-    assert run(source, out).packed == 24
-    assert files(out) == before
-    assert not check(out).faults
-
-
 def test_a_shard_of_which_nothing_could_be_read_is_tried_again(
     source: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    for number in range(8, 40, 10):  # the four photographs of the validation split
-        path = source / IMAGES / f"{number}.jpg"
-        path.with_suffix(".bak").write_bytes(path.read_bytes())
-        path.write_bytes(bytes(path.stat().st_size))
-        os.utime(path, (1e9, 1e9))
-    assert len(run(source, out).manifest.dropped) == 4
-    for path in (source / IMAGES).glob("*.bak"):
-        path.replace(path.with_suffix(".jpg"))
-        os.utime(path.with_suffix(".jpg"), (1e9, 1e9))  # as a medium that is mounted again would
-    report = run(source, out)
+    val = [source / IMAGES / f"{number}.jpg" for number in range(8, 40, 10)]
+    whole = [blank(path) for path in val]
+    assert len(run(source, tmp_path / "out").manifest.dropped) == 4
+    for path, data in zip(val, whole, strict=True):
+        put(path, data)  # as a medium that is mounted again would
+    report = run(source, tmp_path / "out")
     assert (report.packed, report.manifest.dropped, report.manifest.samples) == (4, (), 40)
 
 
 def test_overwrite_tries_dropped_samples_again(source: Path, tmp_path: Path) -> None:
     out, path = tmp_path / "out", source / IMAGES / "3.jpg"
-    whole = path.read_bytes()
-    path.write_bytes(bytes(len(whole)))
-    os.utime(path, (1e9, 1e9))
+    whole = blank(path)
     assert [row.key for row in run(source, out).manifest.dropped] == ["00003"]
-    path.write_bytes(whole)
-    os.utime(path, (1e9, 1e9))
+    put(path, whole)
     stamp = (out / "manifest.json").stat().st_mtime_ns
     assert run(source, out, update=True).packed == 0
     assert (out / "manifest.json").stat().st_mtime_ns == stamp, "make would train again"
     assert run(source, out, overwrite=True).manifest.dropped == ()
-
-
-def test_out_that_is_a_file_is_refused(small: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("mine")
-    with pytest.raises(InputError, match=r"out: is a file\. Give a folder"):
-        run(small, tmp_path / "out")
-    assert (tmp_path / "out").read_text() == "mine"

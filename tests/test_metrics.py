@@ -1,4 +1,6 @@
-"""Histograms of logits: thresholds, reliability and the correction, against plain arithmetic."""
+"""Loss, counts, thresholds, reliability and the correction, against plain arithmetic."""
+
+import math
 
 import numpy as np
 import pytest
@@ -6,8 +8,63 @@ import torch
 
 from train.calibration import Calibrated, Correction, LogitHistogram, logit_counts
 from train.config import ModelConfig
-from train.metrics import metrics_of, pixel_counts
+from train.loss import bce_dice
+from train.metrics import image_iou, metrics_of, pixel_counts
 from train.model import UNet
+
+
+def masks_and_logits() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three 4 x 4 pictures: 2 of 3 pixels found and 1 too many; blank, right; blank, 2 wrong."""
+    masks, logits = torch.zeros(3, 1, 4, 4), torch.full((3, 1, 4, 4), -5.0)
+    masks[0, 0, 0, :3] = 1
+    logits[0, 0, 0, 1:] = 5.0
+    logits[2, 0, 3, :2] = 5.0
+    return masks, logits
+
+
+def test_counts_and_figures_are_those_of_the_definition() -> None:
+    masks, logits = masks_and_logits()
+    counts = pixel_counts(logits, masks)
+    assert counts.tolist() == [[2, 1, 1, 16], [0, 0, 0, 16], [0, 2, 0, 16]]
+    figures = metrics_of(counts)
+    assert figures.f1 == pytest.approx(2 * 2 / (2 * 2 + 3 + 1))
+    assert figures.iou == pytest.approx(2 / 6)
+    assert figures.precision == pytest.approx(2 / 5)
+    assert figures.recall == pytest.approx(2 / 3)
+    assert image_iou(counts).tolist() == [0.5, 1.0, 0.0]
+    assert figures.mean_iou == pytest.approx(0.5)
+    assert (figures.images, figures.images_without_eyes) == (3, 2)
+    assert figures.false_positive_pixels == 2
+    assert figures.false_positive_share == pytest.approx(2 / 32)
+    parts = [pixel_counts(logits[i : i + 1], masks[i : i + 1]) for i in range(3)]
+    assert metrics_of(torch.cat(parts)) == figures, "counts add up and are not averaged"
+
+
+def test_threshold_is_on_the_probability() -> None:
+    logits = torch.full((1, 1, 1, 1), math.log(0.3 / 0.7))
+    ones = torch.ones(1, 1, 1, 1)
+    assert pixel_counts(logits, ones, threshold=0.25)[0, 0] == 1
+    assert pixel_counts(logits, ones, threshold=0.35)[0, 0] == 0
+
+
+def test_a_split_without_eyes_has_no_division_by_zero() -> None:
+    figures = metrics_of(torch.tensor([[0, 0, 0, 16]]))
+    assert (figures.f1, figures.iou, figures.mean_iou) == (1.0, 1.0, 1.0)
+
+
+def test_loss_falls_with_the_overlap_and_is_finite_on_blank_pictures() -> None:
+    masks, _ = masks_and_logits()
+    right, wrong = (masks * 2 - 1) * 20, (1 - masks * 2) * 20
+    assert float(bce_dice(right, masks)) < 1e-3
+    assert float(bce_dice(wrong, masks)) > 10
+    assert torch.isfinite(bce_dice(torch.zeros_like(masks), torch.zeros_like(masks)))
+
+
+def test_loss_of_a_batch_is_the_mean_over_its_parts() -> None:
+    torch.manual_seed(0)
+    logits, masks = torch.randn(4, 1, 8, 8), (torch.rand(4, 1, 8, 8) > 0.8).float()
+    halves = [bce_dice(logits[part], masks[part]) for part in (slice(0, 2), slice(2, 4))]
+    torch.testing.assert_close(bce_dice(logits, masks), sum(halves) / 2)
 
 
 def pixels(
@@ -20,11 +77,6 @@ def pixels(
     shape = (1, 1, 1, count)
     logits = torch.tensor(true * scale + shift, dtype=torch.float32).view(shape)
     return logits, torch.tensor(eye, dtype=torch.float32).view(shape)
-
-
-def apply(correction: Correction, logits: torch.Tensor) -> torch.Tensor:
-    bent = correction.bend * (logits + correction.knee).clamp(max=0)
-    return logits * correction.scale + correction.shift + bent
 
 
 def histogram(logits: torch.Tensor, masks: torch.Tensor) -> LogitHistogram:
@@ -65,7 +117,7 @@ def test_correction_finds_the_scale_and_shift_that_were_put_in() -> None:
     assert correction.scale == pytest.approx(1 / 2.5, rel=0.04)
     assert correction.shift == pytest.approx(0.8 / 2.5, abs=0.05)
     logits, masks = pixels(200_000, scale=2.5, shift=-0.8, seed=1)
-    after = histogram(apply(correction, logits), masks)
+    after = histogram(correction(logits), masks)
     assert after.reliability().error_unsure < 0.02
     assert histogram(logits, masks).reliability().error_unsure > 0.1
 
@@ -79,7 +131,7 @@ def test_correction_bends_where_far_background_is_surer() -> None:
     assert correction.scale == pytest.approx(0.5, rel=0.05)
     assert correction.scale + correction.bend == pytest.approx(1, rel=0.1)
     assert correction.knee == pytest.approx(6, abs=0.5)
-    after = histogram(apply(correction, logits), masks)
+    after = histogram(correction(logits), masks)
     assert after.reliability().error_unsure < 0.01 < before.reliability().error_unsure
 
 
@@ -104,8 +156,9 @@ def test_calibration_acts_on_the_logits_and_the_training_network_has_none() -> N
     model = UNet(ModelConfig(4, 1)).eval()
     images = 255 * torch.rand(1, 3, 32, 32)
     correction = Correction(0.5, 0.25, 0.5, 4.0)
+    assert correction(torch.tensor([-6.0, 2.0])).tolist() == [-3.0 + 0.25 - 1.0, 1.25]
     with torch.inference_mode():
         before = model(images)
-        torch.testing.assert_close(Calibrated(model, correction)(images), apply(correction, before))
+        torch.testing.assert_close(Calibrated(model, correction)(images), correction(before))
         assert torch.equal(Calibrated(model, Correction())(images), before)
     assert not any("calibration" in name for name in model.state_dict())

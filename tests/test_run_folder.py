@@ -1,0 +1,160 @@
+"""A run's folder: it goes on bit for bit after any end, and nothing in it is lost."""
+
+import contextlib
+import pickle
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from common import assert_same
+from PIL import Image
+
+from preprocess.errors import InputError
+from preprocess.manifest import PackSettings
+from preprocess.pack import PackConfig, pack
+from preprocess.runtime import dali_is_installed
+from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file, epoch_files
+from train.config import TrainConfig
+from train.loop import fit
+from train.report import compare
+from train.run_folder import SETTINGS_FILE, read_run
+
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Compare models, the last checkpoints, and the figures of all epochs."""
+    assert_same(one / MODEL_FILE, other / MODEL_FILE)
+    assert_same(epoch_files(one)[-1], epoch_files(other)[-1])
+    figures = ("epoch", "loss", "val_loss", "val_f1", "lr")
+    histories = ([[getattr(row, name) for name in figures] for row in read_run(output)[1]]
+                 for output in (one, other))  # fmt: skip
+    assert next(histories) == next(histories)
+
+
+@pytest.mark.parametrize(("loader", "cache"), [("dali", "off"), ("portable", "auto")])
+def test_a_resumed_run_ends_with_the_same_weights_whatever_decodes(
+    whole: TrainConfig, copy: TrainConfig, loader: str, cache: str
+) -> None:
+    if loader == "dali" and not dali_is_installed():
+        pytest.skip("NVIDIA DALI is not installed")
+    epoch_file(copy.output, 4).unlink()  # as if the run had ended after three epochs
+    fit(replace(copy, loader=loader, cache=cache), resume=True)
+    assert_same_run(copy.output, whole.output)
+
+
+KILLED = """
+import os, pickle, signal, sys
+import torch
+from train.loop import fit
+real, saves = torch.save, 0
+def save(content, file):
+    global saves
+    saves += 1
+    if saves == 5:
+        file.write(b"half of it")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(content, file)
+torch.save = save
+fit(pickle.load(sys.stdin.buffer))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_run_killed_in_the_middle_of_a_file_goes_on(whole: TrainConfig, tmp_path: Path) -> None:
+    config = replace(whole, output=tmp_path)
+    done = subprocess.run([sys.executable, "-c", KILLED], input=pickle.dumps(config), timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.glob(".*.tmp"))
+    assert not epoch_file(tmp_path, 4).exists()
+    fit(config, resume=True)
+    assert_same_run(tmp_path, whole.output)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 4])
+def test_a_run_stopped_at_any_save_goes_on_whole(
+    whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    """Whichever file was last written, --resume ends with the same files as without a stop."""
+    config, save, calls = replace(whole, output=tmp_path), Checkpoint.save, 0
+
+    def interrupted(self: Checkpoint, path: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            raise KeyboardInterrupt
+        save(self, path)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(Checkpoint, "save", interrupted)
+        fit(config)
+    fit(config, resume=True)
+    assert_same_run(tmp_path, whole.output)
+
+
+def test_a_model_that_a_kill_left_from_another_epoch_is_written_again(
+    whole: TrainConfig, copy: TrainConfig
+) -> None:
+    path = copy.output / MODEL_FILE
+    good = Checkpoint.load(path)
+    replace(good, epoch=99, calibration={}).save(path)
+    assert fit(copy, resume=True).best.epoch == good.epoch
+    assert_same(path, whole.output / MODEL_FILE)
+    assert Checkpoint.load(path).epoch == good.epoch
+    path.unlink()
+    fit(copy, resume=True)
+    assert Checkpoint.load(path).calibration == good.calibration
+
+
+def test_resume_of_a_finished_run_changes_nothing_but_may_go_on(
+    whole: TrainConfig, copy: TrainConfig
+) -> None:
+    again = fit(copy, resume=True)
+    for path in epoch_files(whole.output):
+        assert (copy.output / path.name).read_bytes() == path.read_bytes()
+    longer = fit(replace(copy, epochs=5), resume=True)
+    assert longer.history[:4] == again.history
+    assert [record.epoch for record in longer.history] == [1, 2, 3, 4, 5]
+    assert read_run(copy.output)[0]["epochs"] == 5
+    assert Checkpoint.load(longer.model_path).calibration
+
+
+def test_resume_with_other_settings_or_data_names_the_difference(
+    whole: TrainConfig, faces: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"lr=0\.01, now it is 0\.5"):
+        fit(replace(whole, lr=0.5), resume=True)
+    pack(PackConfig(faces, tmp_path, PackSettings(size=64, seed=9), workers=1))
+    with pytest.raises(InputError, match="was trained on another pack"):
+        fit(replace(whole, shards=tmp_path), resume=True)
+
+
+def test_an_earlier_run_is_moved_aside_not_overwritten(copy: TrainConfig) -> None:
+    first = (copy.output / MODEL_FILE).read_bytes()
+    fit(replace(copy, epochs=1, seed=1))
+    assert (copy.output / "previous-001" / MODEL_FILE).read_bytes() == first
+    assert (copy.output / MODEL_FILE).read_bytes() != first
+    assert not epoch_file(copy.output, 4).exists()
+
+
+def test_compare_shows_figures_and_what_differs(
+    whole: TrainConfig, copy: TrainConfig, tmp_path: Path
+) -> None:
+    path = copy.output / SETTINGS_FILE
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 7'))
+    table = compare([whole.output, copy.output], tmp_path / "compare.png").splitlines()
+    assert len(table) == 3
+    assert table[0].split()[-1] == "seed", "the only setting that differs but for the folder"
+    best = max(row.val_f1 for row in read_run(whole.output)[1])
+    for line, config, seed in zip(table[1:], (whole, copy), "07", strict=True):
+        assert line.startswith(str(config.output))
+        assert f"{best:.4f}" in line
+        assert line.split()[-1] == seed
+    with Image.open(tmp_path / "compare.png") as picture:
+        assert picture.width > 600
+    with pytest.raises(InputError, match="holds no run"):
+        compare([tmp_path], tmp_path / "x.png")
