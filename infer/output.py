@@ -88,38 +88,37 @@ def draw(
         return _mask(probability, threshold)
     if view in {View.CUTOUT, View.EYES}:
         return _cutout(photo, probability, threshold)
-    small = shrink(photo)
+    small, seen = shrink(photo), probability
     if small.shape[:2] != probability.shape:
         size = (small.shape[1], small.shape[0])
-        probability = np.asarray(cv2.resize(probability, size, interpolation=cv2.INTER_AREA))
-    grey = _mask(probability, threshold)
+        seen = np.asarray(cv2.resize(probability, size, interpolation=cv2.INTER_AREA))
+    grey = _mask(seen, threshold)
     tiles = [small, outline(tint(small, grey), grey)]
-    if view is View.PANEL:
-        tiles.insert(1, grey_to_rgb(grey))
-    panel = np.hstack(tiles)
-    close = _enlarged(tiles[-1], faces, small.shape[1] / photo.shape[1], panel.shape[1])
-    return np.vstack([panel, close]) if view is View.PANEL and close is not None else panel
-
-
-def _enlarged(overlay: RGB, faces: Sequence[Face], scale: float, width: int) -> RGB | None:
-    """Draw a row of the eyes of faces, enlarged; None if they are large enough as they are."""
+    if view is View.OVERLAY:
+        return np.hstack(tiles)
+    panel = np.hstack([small, grey_to_rgb(grey), tiles[1]])
     boxes = [_around(face) for face in faces if face.eyes][:_ENLARGED]
-    if not boxes or max(box[2] for box in boxes) * scale > _SMALL * overlay.shape[1]:
-        return None
+    if not boxes or max(box[2] for box in boxes) > _SMALL * photo.shape[1]:
+        return panel
+    return np.vstack([panel, _enlarged(photo, probability, threshold, boxes, panel.shape[1])])
+
+
+def _enlarged(
+    photo: RGB, probability: npt.NDArray[np.float32], threshold: float, boxes: list[Box], width: int
+) -> RGB:
+    """Draw a row of boxes of the photo, enlarged, with the outlines of the eyes."""
     count = max(3, len(boxes))
     wide = width // count
     high = wide // 2
     row = np.zeros((high, width, 3), np.uint8)
     for number, (x, y, across, down) in enumerate(boxes):
-        side = 1.4 * max(across, 2 * down)
-        centre = (scale * (x + across / 2), scale * (y + down / 2))
-        factor = wide / (scale * side)
-        matrix = np.array([[factor, 0, wide / 2 - factor * centre[0]],
-                           [0, factor, high / 2 - factor * centre[1]]])  # fmt: skip
+        factor = wide / (1.4 * max(across, 2 * down))
+        shift = (wide / 2 - factor * (x + across / 2), high / 2 - factor * (y + down / 2))
+        matrix = np.array([[factor, 0, shift[0]], [0, factor, shift[1]]])
         rule = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
-        row[:, number * wide : (number + 1) * wide] = cv2.warpAffine(
-            overlay, matrix, (wide, high), flags=rule
-        )
+        near = cv2.warpAffine(photo, matrix, (wide, high), flags=rule)
+        marked = _mask(np.asarray(cv2.warpAffine(probability, matrix, (wide, high))), threshold)
+        row[:, number * wide : (number + 1) * wide] = outline(np.asarray(near, np.uint8), marked)
     return row
 
 

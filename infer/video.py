@@ -73,7 +73,7 @@ def segment_video(
     Raises
     ------
     InputError
-        Where a file cannot be read or written, or PyAV is not installed.
+        If a file cannot be read or written, or PyAV is not installed.
     """
     if output.suffix.lower() not in FORMATS:
         raise InputError(output, f"ends in {output.suffix!r}", f"Expected {', '.join(FORMATS)}")

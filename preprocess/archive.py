@@ -131,7 +131,7 @@ def list_members(
     Raises
     ------
     InputError
-        Where the path does not exist or is neither a folder nor a zip.
+        If the path does not exist or is neither a folder nor a zip.
     """
     if source.is_dir():
         found = _list_folder(source, keep)

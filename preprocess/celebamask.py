@@ -83,7 +83,7 @@ def read_plan(source: Path, split: str | None = None) -> Plan:
     Raises
     ------
     InputError
-        Where the path is missing or holds neither layout.
+        If the path is missing or holds neither layout.
     """
     members = list_members(source, _is_wanted)
     if any(IMAGE_FOLDER in name.split("/") for name in members):

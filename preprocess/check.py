@@ -42,7 +42,7 @@ def check(root: Path) -> CheckReport:
     Raises
     ------
     InputError
-        Where the manifest is missing or cannot be read.
+        If the manifest is missing or cannot be read.
     """
     manifest = Manifest.load(root)
     with_dali = dali_is_installed()

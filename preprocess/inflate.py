@@ -23,7 +23,7 @@ def inflate(packed: bytes, size: int, *, raw: bool = False) -> bytes:
     Raises
     ------
     ValueError
-        Where the stream is damaged or of another size.
+        If the stream is damaged or of another size.
     """
     if size > len(packed) * _MOST_EXPANSION:
         raise ValueError(f"{len(packed)} bytes cannot hold {size}")

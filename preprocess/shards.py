@@ -175,7 +175,7 @@ class ShardIndex:
     Raises
     ------
     InputError
-        Where a line that is asked for is damaged.
+        If a line that is asked for is damaged.
     """
 
     shard: Path
@@ -227,7 +227,7 @@ def read_index(shard: Path) -> list[IndexEntry]:
     Raises
     ------
     InputError
-        Where it is missing or damaged.
+        If it is missing or damaged.
     """
     index = ShardIndex.read(shard)
     return [index.entry(row) for row in range(len(index.lines))]

@@ -53,7 +53,7 @@ def save_preview(root: Path, path: Path, split: str = "", count: int = 16) -> No
     Raises
     ------
     InputError
-        Where the pack or the split holds no samples.
+        If the pack or the split holds no samples.
     """
     manifest = Manifest.load(root)
     names = (

@@ -53,7 +53,7 @@ def main() -> None:
               help="Other defaults: the bundled weights' recipe, or the fewest seconds to nearly "
                    "its F1.")  # fmt: skip
 @click.option("--epochs", type=int, help="[default: 25]")
-@click.option("--batch", type=int, help="Samples a step, all processes together.  [default: 16]")
+@click.option("--batch", type=int, help="Samples a step, of all processes.  [default: 16]")
 @click.option("--lr", type=float, help="Peak learning rate.  [default: 0.005]")
 @click.option("--seed", type=int, help="[default: 0]")
 @click.option("--init", type=PATH, help="Begin with the weights of this model.")

@@ -22,7 +22,7 @@ def draw_covers(
     Parameters
     ----------
     rng
-        Where the random numbers come from.
+        If the random numbers come from.
     eyes
         N x 2 x 2, x and y in pixels of both eyes of each picture.
     size

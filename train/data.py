@@ -92,9 +92,9 @@ class Loader:
     Parameters
     ----------
     split
-        Where the samples are.
+        If the samples are.
     device
-        Where the batches go.
+        If the batches go.
     kind
         What decodes: auto, dali or portable.
     cache

@@ -77,7 +77,7 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
     Raises
     ------
     InputError
-        Where the device does not exist.
+        If the device does not exist.
     """
     processes = Processes(
         int(os.environ.get("RANK", 0)),

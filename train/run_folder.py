@@ -87,7 +87,7 @@ def check_writable(output: Path) -> None:
     Raises
     ------
     OSError
-        Where they cannot.
+        If they cannot.
     """
     output.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=output):
@@ -120,7 +120,7 @@ def latest_checkpoint(output: Path, decides: dict[str, Any]) -> Checkpoint | Non
     Raises
     ------
     InputError
-        Where a setting that decides the weights differs.
+        If a setting that decides the weights differs.
     """
     paths = epoch_files(output)
     if not paths:
