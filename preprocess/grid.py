@@ -48,6 +48,22 @@ def grey_to_rgb(grey: npt.NDArray[np.uint8]) -> RGB:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
+def close_up(mask: npt.NDArray[np.uint8], *planes: RGB, times: int = 4) -> list[RGB]:
+    """Cut the band around what a mask marks out of pictures of its size, and enlarge it.
+
+    The band has half the width and a quarter of the height; it is the middle one if nothing is
+    marked.
+    """
+    size = mask.shape[0]
+    rows, columns = np.nonzero(mask)
+    y, x = (rows.mean(), columns.mean()) if len(rows) else (size / 2, size / 2)
+    height, width = size // 4, size // 2
+    top = int(np.clip(y - height / 2, 0, size - height))
+    left = int(np.clip(x - width / 2, 0, size - width))
+    box = slice(top, top + height), slice(left, left + width)
+    return [plane[box].repeat(times, axis=0).repeat(times, axis=1) for plane in planes]
+
+
 def grid(pictures: Sequence[RGB], columns: int, captions: Sequence[str] = ()) -> RGB:
     """Put pictures of one size into rows of `columns`, each with a line of text above."""
     height, width = pictures[0].shape[:2]

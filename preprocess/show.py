@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from preprocess.errors import InputError
-from preprocess.grid import grey_to_rgb, grid, outline, save_png
+from preprocess.grid import close_up, grid, outline, save_png
 from preprocess.image import decode_rgb
 from preprocess.manifest import Manifest
 from preprocess.mask import decode_label
@@ -48,7 +48,7 @@ def summary(root: Path, report: PackReport) -> str:
 
 
 def save_preview(root: Path, path: Path, split: str = "", count: int = 16) -> None:
-    """Save a grid of samples: packed image, label map, image with the label's outline.
+    """Save a grid of close-ups of samples: packed image, and the same with the label's outline.
 
     Raises
     ------
@@ -66,6 +66,7 @@ def save_preview(root: Path, path: Path, split: str = "", count: int = 16) -> No
     samples = (pair for shard in record.shards for pair in read_samples(root / shard.name))
     for key, parts in islice(samples, count):
         image, label = decode_rgb(parts["jpg"], key), decode_label(parts["png"], key)
-        pictures += [image, grey_to_rgb(label), outline(image, label)]
-        captions += [key, "label", "outline"]
-    save_png(grid(pictures, 12, captions), path)
+        near, marked = close_up(label, image, label)
+        pictures += [near, outline(near, marked)]
+        captions += [key, "its label's outline"]
+    save_png(grid(pictures, 4, captions), path)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from preprocess.files import atomic_file
-from preprocess.grid import GREEN, RED, grey_to_rgb, grid, outline, save_png
+from preprocess.grid import GREEN, RED, close_up, grid, outline, save_png
 from train.data import Loader
 from train.evaluate import Evaluation, EvaluationRun
 from train.run_folder import EpochRecord, read_run
@@ -51,14 +51,16 @@ def _save(figure: Any, path: Path) -> None:
 def save_predictions(
     model: nn.Module, loader: Loader, threshold: float, path: Path, count: int = 12
 ) -> None:
-    """Draw the first samples of a split: photograph, truth, prediction, both outlines."""
+    """Draw close-ups of the first samples of a split: truth green, prediction red, and IoU."""
     pictures, captions = [], []
     rows = np.arange(min(count, loader.split.samples), dtype=np.int32)
     for key, image, truth, predicted in _predictions(model, loader, threshold, rows):
-        both = outline(outline(image, truth, GREEN), predicted, RED)
-        pictures += [image, grey_to_rgb(truth), grey_to_rgb(predicted), both]
-        captions += [key, "truth", "prediction", "truth green, prediction red"]
-    save_png(grid(pictures, 8, captions), path)
+        either = np.count_nonzero(truth | predicted)
+        iou = np.count_nonzero(truth & predicted) / either if either else 1.0
+        near = close_up(truth | predicted, image, truth, predicted)
+        pictures += [near[0], outline(outline(near[0], near[1], GREEN), near[2], RED)]
+        captions += [key, f"truth green, prediction red, IoU {iou:.3f}"]
+    save_png(grid(pictures, 4, captions), path)
 
 
 def save_examples(run: EvaluationRun, folder: Path, name: str, count: int = 16) -> list[Path]:
@@ -80,27 +82,12 @@ def save_examples(run: EvaluationRun, folder: Path, name: str, count: int = 16) 
         rows = np.array(members, np.int32)
         found = _predictions(run.model, run.loader, threshold, rows)
         for row, (key, image, truth, predicted) in zip(members, found, strict=True):
-            pictures.append(_close_up(image, truth, predicted))
+            near = close_up(truth | predicted, image, truth, predicted)
+            pictures.append(outline(outline(near[0], near[1], GREEN), near[2], RED))
             captions.append(f"{key}  IoU {run.evaluation.iou[row]:.3f}")
         paths.append(folder / f"{group}_{name}.png")
         save_png(grid(pictures, 4, captions), paths[-1])
     return paths
-
-
-def _close_up(image: Any, truth: Any, predicted: Any, times: int = 4) -> Any:
-    """Cut out the band of a picture that the eyes are in, enlarge it, and outline both masks."""
-    size = image.shape[0]
-    rows, columns = np.nonzero(truth | predicted)
-    y, x = (rows.mean(), columns.mean()) if len(rows) else (size / 2, size / 2)
-    height, width = size // 4, size // 2
-    top = int(np.clip(y - height / 2, 0, size - height))
-    left = int(np.clip(x - width / 2, 0, size - width))
-    box = slice(top, top + height), slice(left, left + width)
-    image, truth, predicted = (
-        plane[box].repeat(times, axis=0).repeat(times, axis=1)
-        for plane in (image, truth, predicted)
-    )
-    return outline(outline(image, truth, GREEN), predicted, RED)
 
 
 @torch.inference_mode()
