@@ -154,7 +154,7 @@ def test_show_draws_samples_and_names_what_it_cannot_read(pack_root: Path, tmp_p
     words = ["show", "--shards", pack_root, "--out", tmp_path / "a" / "grid.png", "--count", 2]
     assert call(*words, "--split", "val").exit_code == 0
     with Image.open(tmp_path / "a" / "grid.png") as picture:
-        assert picture.size == (6 * 68 + 4, 64 + 14 + 8)
+        assert picture.size == (4 * (128 + 4) + 4, 64 + 14 + 8), "close-ups at four times the size"
     (tmp_path / "manifest.json").write_bytes((pack_root / "manifest.json").read_bytes())
     gone = call("show", "--shards", tmp_path)
     fails(gone, "train/eyes-000000.tar: No such file or directory", "Check the path")
