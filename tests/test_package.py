@@ -1,0 +1,69 @@
+"""What `pip install` and a source archive hold: all that runs, and all that tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = "import sys; from setuptools import build_meta as b; print(getattr(b, sys.argv[1])(sys.argv[2]))"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what git would check out: building must not depend on anything else."""
+    place = tmp_path_factory.mktemp("checkout")
+    listed = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no git checkout")
+    for name in names.splitlines():
+        if (ROOT / name).is_file():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, place / name)
+    return place
+
+
+def build(checkout: Path, kind: str, out: Path) -> Path:
+    done = subprocess.run([sys.executable, "-c", BUILD, f"build_{kind}", str(out)], cwd=checkout,
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return out / done.stdout.splitlines()[-1]
+
+
+def test_a_wheel_segments_on_its_own_and_brings_no_training_framework(
+    checkout: Path, photo: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(build(checkout, "wheel", tmp_path)) as wheel:
+        wheel.extractall(tmp_path / "site")
+        (facts,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
+        needs = [line for line in wheel.read(facts).decode().splitlines()
+                 if line.startswith("Requires-Dist") and "extra ==" not in line]  # fmt: skip
+    assert not any(heavy in line for line in needs for heavy in ("torch", "dali", "matplotlib"))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, "-m", "infer", "--image", str(photo), "--output", "a.png"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "a.png") as panel:
+        assert panel.size[0] == 3 * 256
+
+
+def test_a_source_archive_holds_tests_docs_and_makefile(checkout: Path, tmp_path: Path) -> None:
+    shutil.rmtree(checkout / "build", ignore_errors=True)  # left by a wheel
+    with tarfile.open(build(checkout, "sdist", tmp_path)) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {
+        path.relative_to(checkout).as_posix()
+        for path in checkout.rglob("*")
+        if path.is_file() and path.suffix in {".py", ".md", ".png", ".toml", ".onnx", ".sha256"}
+    }
+    assert wanted | {"Makefile", "LICENSE", "constraints.txt", ".ci/run"} <= names
