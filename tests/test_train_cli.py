@@ -192,7 +192,7 @@ def test_export_writes_file_and_checksum(trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     done = call(main, "export", "--model", trained, "--output", path)
     assert done.exit_code == 0, done.stderr
-    digest, name = path.with_suffix(".sha256").read_text().split()
+    digest, name = path.with_suffix(".safetensors.sha256").read_text().split()
     assert name == path.name
     assert digest in done.stdout
     Checkpoint.load(path, sha256=digest)
