@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from preprocess import __version__
-from preprocess.command import HELP, DefaultsTo, reports_errors
+from preprocess.command import HELP, VERSION, DefaultsTo, reports_errors
 from preprocess.errors import InputError
 
 PATH = click.Path(path_type=Path)
@@ -29,7 +28,7 @@ _SECONDS = 5.0  # between lines of progress, without a terminal
 
 
 @click.group(cls=DefaultsTo, default="photos", context_settings=HELP)
-@click.version_option(__version__, "--version")
+@VERSION
 def main() -> None:
     """Cut out the eyes of photographs and videos.
 

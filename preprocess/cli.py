@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from preprocess.command import HELP, DefaultsTo, reports_errors
+from preprocess.command import HELP, VERSION, DefaultsTo, reports_errors
 
 
 @click.group(cls=DefaultsTo, default="pack", context_settings=HELP)
+@VERSION
 def main() -> None:
     """Pack photographs of faces and their eye masks into WebDataset shards.
 

@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 
+from preprocess import __version__
 from preprocess.errors import InputError
 
 P = ParamSpec("P")
@@ -24,12 +25,14 @@ class DefaultsTo(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the default command in front where the first word is none."""
-        if not (args and (args[0] in self.commands or args[0] in {"--help", "-h"})):
+        own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
+        if not (args and args[0] in self.commands.keys() | own):
             args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 
 HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+VERSION = click.version_option(__version__, "--version")
 
 
 def _describe(error: OSError) -> str:

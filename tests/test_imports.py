@@ -65,6 +65,12 @@ def test_every_command_has_help_and_stands_in_the_docs(package: str, words: list
 
 
 @pytest.mark.parametrize("package", GROUPS)
+def test_version_is_the_packages(package: str) -> None:
+    done = CliRunner().invoke(GROUPS[package], ["--version"])
+    assert done.output.rstrip().endswith(infer.__version__)
+
+
+@pytest.mark.parametrize("package", GROUPS)
 def test_help_imports_nothing_heavy(package: str) -> None:
     code = (
         f"import sys; sys.argv = ['x', '--help']\n"

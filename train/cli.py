@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from preprocess.command import HELP, DefaultsTo, reports_errors
+from preprocess.command import HELP, VERSION, DefaultsTo, reports_errors
 
 PATH = click.Path(path_type=Path)
 MODEL = Path("output/eye_segmentation_model.pth")
@@ -36,6 +36,7 @@ def _tuned(tune: bool) -> None:
 
 
 @click.group(cls=DefaultsTo, default="fit", context_settings=HELP)
+@VERSION
 def main() -> None:
     """Train and evaluate the eye segmenter.
 
