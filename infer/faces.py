@@ -29,7 +29,7 @@ _SAME = 0.3  # overlap (IoU) from which two boxes are one face
 # enlarged, and a look at nearly the size of the last one shows nothing new.
 _LOOKS, _NEARLY = (192, 480, 1280), 1.2
 _FACE, _PERHAPS = 0.5, 0.25  # scores from which something is a face, and from which it may be one
-_CLEAR = 40.0  # side in pixels of the shrunk picture from which a face has no smaller company
+_CLEAR = 40.0  # pixels of the shrunk picture: if all faces are larger, no smaller ones are there
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class FaceFinder:
     def find(self, rgb: RGB) -> list[FoundFace]:
         """Find the faces of a photograph, the best first.
 
-        Portraits take one small look, at 0.04 of the pixels of the largest.
+        A portrait needs only the first look, which has 0.02 of the pixels of the last.
 
         Parameters
         ----------
@@ -97,14 +97,20 @@ class FaceFinder:
                 for n in _without_repetitions(boxes, scores)
             ]
             faces = [face for face in found if face.score > _FACE]
-            # Beside small faces, and what may be a face, there may be others: look closer.
+            # Something small, even if it is only perhaps a face, suggests that others were missed.
             smallest = min((max(face.box[2:]) for face in found), default=0.0)
-            if len(faces) == len(found) and smallest * before / longest > _CLEAR:
+            if faces and smallest * before / longest > _CLEAR:
                 break
         return faces
 
     def _look(self, rgb: RGB, scale: float) -> tuple[Floats, Floats, Floats]:
         height, width = (max(1, round(side * scale)) for side in rgb.shape[:2])
+        back = np.array([rgb.shape[1] / width, rgb.shape[0] / height], np.float32)
+        times = int(1 / scale)
+        if times > 1:  # by a whole number first: a fifth of the time
+            sides = (rgb.shape[1] // times, rgb.shape[0] // times)
+            rgb = rgb[: sides[1] * times, : sides[0] * times]
+            rgb = np.asarray(cv2.resize(rgb, sides, interpolation=cv2.INTER_AREA), np.uint8)
         small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
         below, right = (-side % _MULTIPLE for side in (height, width))
         padded = cv2.copyMakeBorder(small, 0, below, 0, right, cv2.BORDER_CONSTANT)
@@ -119,7 +125,6 @@ class FaceFinder:
         points = landmarks[:, y, x].T.reshape(-1, 5, 2)[..., ::-1]  # y, x in shares of the box
         points = points * np.stack([wide, high], -1)[:, None] + np.stack([left, top], -1)[:, None]
         boxes = np.stack([left, top, wide, high], axis=-1)
-        back = np.array([rgb.shape[1] / width, rgb.shape[0] / height], np.float32)
         return (
             (boxes * np.tile(back, 2)).astype(np.float32),
             (points * back).astype(np.float32),
@@ -144,7 +149,8 @@ def _without_repetitions(boxes: Floats, scores: Floats) -> list[int]:
 def overlap(one: Floats, other: Floats) -> float:
     """Return the intersection over the union of two boxes (x, y, width, height).
 
-    Of a box inside another one, half of the share of the smaller one that is covered, if more.
+    If one box lies mostly inside the other, half the covered share of the smaller one, if that is
+    larger.
     """
     low = np.maximum(one[:2], other[:2])
     high = np.minimum(one[:2] + one[2:], other[:2] + other[2:])

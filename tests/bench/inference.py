@@ -26,7 +26,6 @@ import cv2
 import material
 import numpy as np
 import page
-import torch
 from contest import Contender, Figures, Options
 from material import SIZE
 from rulers import measure_inference
@@ -40,8 +39,6 @@ from infer.photos import find_photos, plan
 from infer.run import Result, run
 from preprocess.celebamask import IMAGE_FOLDER
 from preprocess.image import decode_fitted, decode_rgb
-from train.checkpoint import Checkpoint
-from train.model import fold_batch_norm
 
 PACKAGES = "onnxruntime opencv-python-headless simplejpeg zlib-ng pillow numpy"
 PEER_PACKAGES = "torch onnxruntime onnx simplejpeg pillow numpy"
@@ -91,9 +88,9 @@ def contenders(place: Path) -> list[Contender]:
     ]
 
 
-def segmenter(out: str, faces: Any) -> Callable[[Sequence[Path]], None]:
+def segmenter(out: str, faces: Any, threads: int) -> Callable[[Sequence[Path]], None]:
     """Return what writes the masks of photographs."""
-    predictor = Predictor.bundled(threads=1)
+    predictor = Predictor.bundled(threads=threads)
     Path(out).mkdir(parents=True, exist_ok=True)
 
     def segment(files: Sequence[Path]) -> None:
@@ -109,15 +106,15 @@ def ours(photos: str, out: str, faces: str) -> Figures:
     def network(batch: int) -> Callable[[], Any]:
         return partial(open_network(), np.zeros((batch, SIZE, SIZE, 3), np.uint8))
 
-    segment = segmenter(out, faces)
-    return measure_inference(list(find_photos([photos])), segment, segment, network)
+    files = list(find_photos([photos]))
+    return measure_inference(files, segmenter(out, faces, 0), segmenter(out, faces, 1), network)
 
 
 def stages(photos: str, out: str, faces: str) -> Figures:
     """Run on one core with a clock at each stage; CPU milliseconds a photograph."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     cv2.setNumThreads(1)
-    files, segment = list(find_photos([photos])), segmenter(out, faces)
+    files, segment = list(find_photos([photos])), segmenter(out, faces, 1)
     segment(files[:4])
     spent = contest.seconds_by_stage(STAGES, lambda: segment(files))
     return {stage: 1e3 * seconds / len(files) for stage, seconds in spent.items()}
@@ -125,6 +122,11 @@ def stages(photos: str, out: str, faces: str) -> Figures:
 
 def prepare(options: Options) -> str:
     """Make the photographs, say what they are, and write the weights as the peers read them."""
+    import torch  # not before: whoever segments starts without it
+
+    from train.checkpoint import Checkpoint
+    from train.model import fold_batch_norm
+
     place = options.place
     said = material.lay_out(place / "set", options.count, options.data)
     (place / "set" / IMAGE_FOLDER).rename(place / "photos")
