@@ -277,7 +277,7 @@ def _eye_distance(face: FoundFace) -> float:
 
 
 def _look_like_one_face(eyes: tuple[Eye, ...], width: int, height: int) -> bool:
-    """Tell the eyes of a cut-out face: two of a size, side by side, about where they have to be."""
+    """Return whether these are like the eyes of a cropped face: two, alike, side by side."""
     if len(eyes) != 2:
         return False
     (left, right), side = sorted(eyes, key=lambda eye: eye.centre[0]), max(width, height)

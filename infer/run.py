@@ -1,6 +1,6 @@
 """Many photographs side by side, each on a core of its own, from file to result files.
 
-One bad file is a `Failure`; the others are done.
+A bad file yields a `Failure`; the other photographs are still processed.
 """
 
 from __future__ import annotations

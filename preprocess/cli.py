@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,10 +33,11 @@ def main() -> None:
     default=Path("shards"),
     help="Folder for shards and manifest.",
 )
-@click.option("--size", default=256, help="Side of the packed square in pixels.")
-@click.option("--quality", default=96, help="JPEG quality of the packed image.")
-@click.option("--samples-per-shard", default=1024)
-@click.option("--seed", default=0, help="Seed of the order of samples in the shards.")
+# The defaults of these four are those of `preprocess.manifest.PackSettings`; the help repeats them.
+@click.option("--size", type=int, help="Side of the packed square in pixels.  [default: 256]")
+@click.option("--quality", type=int, help="JPEG quality of the packed image.  [default: 96]")
+@click.option("--samples-per-shard", type=int, help="At most.  [default: 1024]")
+@click.option("--seed", type=int, help="Decides the order in the shards.  [default: 0]")
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test"]),
@@ -55,8 +57,8 @@ def main() -> None:
 @click.option("--tune/--no-tune", default=True, help="Keep freed memory.")
 @reports_errors
 def pack(
-    source: Path, out: Path, size: int, quality: int, samples_per_shard: int, seed: int,
-    split: str | None, workers: int | None, update: bool, overwrite: bool, tune: bool,
+    source: Path, out: Path, split: str | None, workers: int | None, update: bool, overwrite: bool,
+    tune: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Pack a data set; continues after an interruption, redoes only what changed."""
     from preprocess.manifest import PackSettings
@@ -64,9 +66,7 @@ def pack(
     from preprocess.pack import pack as run
     from preprocess.runtime import tune_process
 
-    settings = PackSettings(
-        size=size, quality=quality, samples_per_shard=samples_per_shard, seed=seed
-    )
+    settings = PackSettings(**{name: value for name, value in given.items() if value is not None})
     click.echo(tune_process(tune), err=True)
     report = run(PackConfig(source, out, settings, split, workers, overwrite, update))
     from preprocess.show import save_preview, summary

@@ -50,7 +50,7 @@ class PackConfig:
     workers
         Processes; None takes one a core; 1 works in this process.
     overwrite
-        As `update`; also redo shards that are damaged or that lack a sample.
+        Does what `update` does, and also repacks shards that are damaged or lack a sample.
     update
         Replace a pack of other photographs or settings in `out`; what is the same stays.
     """
@@ -215,7 +215,7 @@ def _by_workers(
             yield done.result()
     except BrokenProcessPool:
         remedy = "Finished shards are kept: run again, with fewer --workers if memory was short"
-        raise InputError("pack", "a worker process was ended from outside", remedy) from None
+        raise InputError("pack", "a worker process was killed", remedy) from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

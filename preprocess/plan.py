@@ -10,7 +10,7 @@ from preprocess.celebamask import SPLITS, Plan, RawSample
 from preprocess.manifest import FORMAT_VERSION, PackSettings
 from preprocess.shards import shard_name
 
-# A set is cut into so many shards or more, as far as they keep so many samples.
+# A set is cut into this many shards or more, unless they would hold fewer samples than this.
 _SHARDS, _LEAST = 32, 32
 
 

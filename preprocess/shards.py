@@ -1,6 +1,6 @@
 """WebDataset shards: deterministic tar files with DALI's index beside each.
 
-A shard exists whole or not at all: it is written under a temporary name, synced and renamed.
+A shard exists whole or not at all: it is written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def record_path(shard: Path) -> Path:
 
 
 class ShardWriter:
-    """Writes one shard and its index, sample by sample; a context, at whose end both are there.
+    """Writes a shard and its index, sample by sample. A context: both exist once it exits.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def write_shard(
 def _header(name: str, size: int) -> bytes:
     """Return a USTAR header that depends on nothing but name and size (DALI does not read PAX).
 
-    Where the name is short, it is `tarfile`'s own header with name, size and checksum put in,
+    If the name is short, name, size and checksum are filled into a ready-made `tarfile` header,
     which takes a tenth of the time.
     """
     path = name.encode("ascii")
@@ -188,7 +188,7 @@ class ShardIndex:
         Raises
         ------
         InputError
-            Where it is missing, of another kind, or cut off.
+            If it is missing, of another kind, or cut off.
         """
         path = index_path(shard)
         try:
@@ -260,10 +260,10 @@ def read_samples(
 def read_ahead(shard: Path) -> None:
     """Ask the system, where it can be asked, to read a shard into its cache in one sweep.
 
-    Shuffled samples are read one by one from all over the shard: from a cold disk that takes
-    seconds a shard, a sweep tenths.
+    Shuffled samples are read one by one from all over the shard. From a cold disk that takes
+    seconds per shard; one sweep takes tenths of a second.
     """
     if hasattr(os, "posix_fadvise"):
-        # A hint: where the file is gone, whoever reads it says so.
+        # Only a hint: if the file is gone, the later read reports it.
         with suppress(OSError), shard.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)

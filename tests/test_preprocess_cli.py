@@ -184,3 +184,10 @@ def test_interrupt_and_system_errors_have_their_exit_codes(
         assert shown.count("\n") == 1
     with pytest.raises(ZeroDivisionError):
         reports_errors(lambda: 1 / 0)()
+
+
+def test_the_help_repeats_the_defaults() -> None:
+    said = " ".join(call("pack", "--help").output.split())
+    for name in ("size", "quality", "samples_per_shard", "seed"):
+        words = said.partition(f"--{name.replace('_', '-')} ")[2].partition(" --")[0]
+        assert words.endswith(f"[default: {getattr(PackSettings(), name)}]"), words

@@ -1,7 +1,7 @@
 """Augmentation, on the batch's device: what the numbers of `train.draw` do to it.
 
-One code for every device: batched operations of torch, which never wait for a result. Effects that
-few pictures have are applied to those few; the host knows which.
+The same code runs on every device: batched operations of torch, which never wait for a result.
+Effects that few pictures have are applied to those few; the host knows which.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _add_noise(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
 
 
 def _compress(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
-    """Compress as JPEG does (ITU-T T.81), chroma at half the size, but for entropy coding."""
+    """Compress as JPEG does (ITU-T T.81), chroma at half the size, without its lossless steps."""
 
     def constant(values: npt.NDArray[np.floating] | npt.NDArray[np.integer]) -> Tensor:
         return send(torch.from_numpy(values.astype(np.float32)), pictures.device)

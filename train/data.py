@@ -92,9 +92,9 @@ class Loader:
     Parameters
     ----------
     split
-        If the samples are.
+        Where the samples are.
     device
-        If the batches go.
+        Where the batches go.
     kind
         What decodes: auto, dali or portable.
     cache
@@ -120,7 +120,7 @@ class Loader:
         InputError
             If a shard lacks a component, or holds one that cannot be decoded.
         """
-        if not order:  # a process more than there are samples
+        if not order:  # more processes than samples: this one has none
             return
         if self.place is not None:
             yield from self._kept(order, self.place)

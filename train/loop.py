@@ -222,7 +222,7 @@ def _save(
     output: Path, saved: Checkpoint, history: tuple[EpochRecord, ...], best: int, plot: bool
 ) -> None:
     """Write what an epoch leaves behind."""
-    # The training checkpoint comes last: a run that is killed before it repeats the epoch.
+    # The training checkpoint comes last: if the run is killed earlier, it repeats this epoch.
     if best == saved.epoch:
         replace(saved, training={}).save(output / MODEL_FILE)
     write_history(output, history)
