@@ -16,7 +16,7 @@ from PIL import Image
 from preprocess.cli import main
 from preprocess.command import reports_errors
 from preprocess.errors import DecodeError, InputError
-from preprocess.manifest import Manifest
+from preprocess.manifest import Manifest, PackSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*tar:ResourceWarning")
 
