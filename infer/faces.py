@@ -106,7 +106,7 @@ class FaceFinder:
     def _look(self, rgb: RGB, scale: float) -> tuple[Floats, Floats, Floats]:
         height, width = (max(1, round(side * scale)) for side in rgb.shape[:2])
         back = np.array([rgb.shape[1] / width, rgb.shape[0] / height], np.float32)
-        times = int(1 / scale)
+        times = min(int(1 / scale), *rgb.shape[:2])
         if times > 1:  # by a whole number first: a fifth of the time
             sides = (rgb.shape[1] // times, rgb.shape[0] // times)
             rgb = rgb[: sides[1] * times, : sides[0] * times]
