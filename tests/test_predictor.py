@@ -44,7 +44,7 @@ def test_folded_network_predicts_what_the_trained_one_does(face_model: Path) -> 
     with torch.inference_mode():
         images = torch.from_numpy(square)[None].permute(0, 3, 1, 2)
         plain = checkpoint.build()(images).sigmoid()[0, 0]
-    folded = Predictor.from_checkpoint(face_model, "cpu").predict(square, "whole").probability
+    (folded,) = Predictor.from_checkpoint(face_model, "cpu").network(square[None])
     np.testing.assert_allclose(folded, plain.numpy(), atol=2e-4)
 
 
