@@ -16,7 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = """
 import sys
-from setuptools import build_meta
+from hatchling import build as build_meta
 print(getattr(build_meta, sys.argv[1])(sys.argv[2]))
 """
 
