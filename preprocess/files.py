@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,12 @@ def atomic_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON for people and programs; what JSON does not know becomes text."""
+    with atomic_file(path) as file:
+        file.write(json.dumps(content, indent=2, default=str).encode() + b"\n")
 
 
 def file_sha256(path: Path) -> str:

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,7 @@ def test_evaluation_does_not_depend_on_loader_batch_or_processes(
     assert done.returncode == 0, done.stderr[-2000:]
     (written,) = tmp_path.glob("*.json")
     content = json.loads(written.read_bytes())
-    assert content["metrics"] == base.metrics.to_dict()
+    assert content["metrics"] == asdict(base.metrics)
     keys = Split.open(face_shards, "train").keys(np.array(list(base.iou), np.int32))
     assert content["iou"] == pytest.approx(dict(zip(keys, base.iou.values(), strict=True)))
 

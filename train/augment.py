@@ -38,18 +38,10 @@ _CHROMA_STEPS[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [
 
 
 def plain(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn a batch of bytes into what the network is shown, without a change.
+    """Turn the bytes of a `train.data.Batch` into what the network is shown, without a change.
 
-    Parameters
-    ----------
-    images, masks
-        N x H x W x 3 uint8 RGB and N x H x W uint8 of 0 and 255, as in `train.data.Batch`.
-
-    Returns
-    -------
-    images, masks
-        N x 3 x H x W float32, RGB in levels of 0..255, channels_last (as the bytes lie), and
-        N x 1 x H x W float32, 1 where an eye is, else 0; on the device of the batch.
+    Returns N x 3 x H x W float32, RGB in levels of 0..255, channels_last (as the bytes lie), and
+    N x 1 x H x W float32, 1 where an eye is, else 0; on the device of the batch.
     """
     return images.permute(0, 3, 1, 2).float(), (masks.unsqueeze(1) >= 128).float()
 
@@ -57,21 +49,9 @@ def plain(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 def augment(
     images: Tensor, masks: Tensor, numbers: Draw, shape: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Apply a draw to a batch.
+    """Apply a draw to a batch; returns what `plain` returns, but of height and width `shape`.
 
-    Parameters
-    ----------
-    images, masks
-        As in `plain`.
-    numbers
-        What was drawn for them.
-    shape
-        What `draw` was given.
-
-    Returns
-    -------
-    images, masks
-        As in `plain`, but of height and width `shape`.
+    `shape` is what `draw` was given.
     """
     sent = _Sent(numbers, images.device)
     grid = _grid(sent.matrix, shape)
@@ -82,7 +62,8 @@ def augment(
     )
     if len(sent.hidden):
         _hide(pictures, eyes, grid, sent)
-    _recolour(pictures, sent.colour)
+    flat = pictures.flatten(2)
+    flat.copy_(torch.baddbmm(sent.colour[:, :, 3:], sent.colour[:, :, :3], flat))
     for effect, rows in ((_blur, sent.blurred), (_add_noise, sent.noisy),
                          (_compress, sent.compressed)):  # fmt: skip
         if len(rows):
@@ -92,25 +73,23 @@ def augment(
 
 
 class _Sent:
-    """A draw on its device: two transfers, whatever is in it."""
+    """A draw on its device: two transfers, whatever is in it; flags become lists of rows."""
 
     def __init__(self, numbers: Draw, device: torch.device) -> None:
         columns = (numbers.matrix, numbers.box, numbers.cover, numbers.colour, numbers.sigma,
                    numbers.noise, numbers.quality)  # fmt: skip
-        count = len(numbers.sigma)
-        flat = [np.reshape(column, (count, -1)) for column in columns]
-        table = torch.from_numpy(np.concatenate(flat, axis=1).astype(np.float32))
-        flags = (numbers.hidden, numbers.blurred, numbers.noisy, numbers.compressed)
-        lists = [np.flatnonzero(flag) for flag in flags]
-        whole = torch.from_numpy(np.concatenate([numbers.grain, *lists]))
-        table, whole = send(table, device), send(whole, device)
+        flat = [column.reshape(len(column), -1) for column in columns]
+        lists = [numbers.grain] + [
+            np.flatnonzero(flags)
+            for flags in (numbers.hidden, numbers.blurred, numbers.noisy, numbers.compressed)
+        ]
+        table = send(torch.from_numpy(np.concatenate(flat, axis=1).astype(np.float32)), device)
+        whole = send(torch.from_numpy(np.concatenate(lists)), device)
         parts = torch.split(table, [part.shape[1] for part in flat], dim=1)
-        self.matrix, self.box, self.cover, self.colour = parts[:4]
-        self.sigma, self.noise, self.quality = parts[4:]
-        self.matrix, self.colour = self.matrix.view(-1, 2, 3), self.colour.view(-1, 3, 4)
-        self.grain, self.hidden, self.blurred, self.noisy, self.compressed = torch.split(
-            whole, [count, *map(len, lists)]
-        )
+        matrix, self.box, self.cover, colour, self.sigma, self.noise, self.quality = parts
+        self.matrix, self.colour = matrix.view(-1, 2, 3), colour.view(-1, 3, 4)
+        rows = torch.split(whole, list(map(len, lists)))
+        self.grain, self.hidden, self.blurred, self.noisy, self.compressed = rows
 
 
 def _grid(matrix: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -132,12 +111,6 @@ def _hide(pictures: Tensor, eyes: Tensor, grid: Tensor, sent: _Sent) -> None:
     colour = sent.cover.index_select(0, rows)[:, :, None, None]
     pictures.index_copy_(0, rows, pictures.index_select(0, rows).lerp(colour, share))
     eyes.index_copy_(0, rows, eyes.index_select(0, rows) * (1 - share))
-
-
-def _recolour(pictures: Tensor, colour: Tensor) -> None:
-    """Mix the channels, in place."""
-    flat = pictures.flatten(2)
-    flat.copy_(torch.baddbmm(colour[:, :, 3:], colour[:, :, :3], flat))
 
 
 def _blur(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
@@ -205,16 +178,9 @@ def _compress(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
 
 
 class AugmentedEpoch:
-    """The samples of an epoch: their order, and what the network is shown of them.
+    """The samples of an epoch, counted from 0: their order, and what the network is shown of them.
 
-    Parameters
-    ----------
-    config, split
-        The run, and its training samples.
-    epoch
-        Counted from 0.
-    mine
-        This process's rows of a batch of all processes.
+    `mine` are this process's rows of a batch of all processes.
     """
 
     def __init__(self, config: TrainConfig, split: Split, epoch: int, mine: slice) -> None:
@@ -222,9 +188,8 @@ class AugmentedEpoch:
         self._seed = config.seed, epoch
         self._rows = split.shuffled(config.batch, config.seed, epoch)
         self.order = list(self._rows[:, mine])
-        crop = self._stage.crop
-        whole = (split.size, split.size)
-        self._shape = crop.pixels(split.size, config.model.stride) if crop else whole
+        crop, size = self._stage.crop, split.size
+        self._shape = crop.pixels(size, config.model.stride) if crop else (size, size)
         self._by_eyes = crop is not None or self._stage.hide.probability > 0
 
     def __call__(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
@@ -232,8 +197,7 @@ class AugmentedEpoch:
         if self._stage == AugmentConfig.off():
             return plain(batch.images, batch.masks)
         rows = self._rows[number]
-        eyes = np.zeros((len(rows), 2, 2), np.float32)
-        if self._by_eyes:
-            eyes = self._split.eyes(rows)
+        nowhere = np.zeros((len(rows), 2, 2), np.float32)
+        eyes = self._split.eyes(rows) if self._by_eyes else nowhere
         numbers = draw(self._stage, self._split.size, (*self._seed, number), eyes, self._shape)
         return augment(batch.images, batch.masks, numbers.rows(self._mine), self._shape)

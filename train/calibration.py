@@ -25,17 +25,9 @@ _UNSURE = (0.02, 0.98)
 
 
 def logit_counts(logits: Tensor, masks: Tensor) -> Tensor:
-    """Count pixels by logit and truth, on the tensors' device.
+    """Count pixels by logit and truth, on the tensors' device; masks are 0 or 1.
 
-    Parameters
-    ----------
-    logits, masks
-        N x 1 x H x W; masks are 0 or 1.
-
-    Returns
-    -------
-    torch.Tensor
-        2 x 4000 int64: background and eye pixels in each bin of the logit, -20 to 20.
+    Returns 2 x 4000 int64: background and eye pixels in each bin of the logit, -20 to 20.
     """
     bins = ((logits.float() + _LIMIT) * (_BINS / (2 * _LIMIT))).long().clamp(0, _BINS - 1)
     both = (bins + _BINS * (masks >= 0.5).long()).flatten()
@@ -66,59 +58,38 @@ class Correction:
 
 
 class Calibrated(nn.Module):
-    """A network whose logits are corrected.
-
-    Parameters
-    ----------
-    network
-        Images to logits.
-    correction
-        Fitted on val.
-    """
+    """A network, images to logits, whose logits are corrected."""
 
     def __init__(self, network: nn.Module, correction: Correction) -> None:
         super().__init__()
         self.network, self._correction = network, correction
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return corrected logits (see `train.model.UNet.forward`)."""
+        """See `train.model.UNet.forward`."""
         logits: Tensor = self._correction(self.network(images))
         return logits
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Pixels by predicted probability.
+    """Pixels in bins of the predicted probability.
 
-    Attributes
-    ----------
-    predicted, observed
-        Mean probability of each bin, and the share of its pixels that are an eye, 0..1.
-    pixels
-        How many there are.
-    error
-        Expected calibration error (Naeini et al., AAAI 2015): mean distance of the two, weighted
-        by pixels; over all of them.
-    error_unsure
-        The same over pixels between 2 and 98 percent only.
+    `error` is the expected calibration error (Naeini et al., AAAI 2015): the mean distance of
+    `predicted` and `observed`, weighted by pixels; `error_unsure` counts only those of 2 to 98
+    percent.
     """
 
-    predicted: tuple[float, ...]
-    observed: tuple[float, ...]
+    predicted: tuple[float, ...]  # mean probability, 0..1
+    observed: tuple[float, ...]  # share of the pixels that are an eye
     pixels: tuple[int, ...]
     error: float
     error_unsure: float
 
 
 class LogitHistogram:
-    """Pixels of a split by logit and truth.
+    """Pixels of a split by logit and truth: `logit_counts`, summed over batches.
 
-    Parameters
-    ----------
-    counts
-        2 x 4000, from `logit_counts`, summed over batches.
-    correction
-        Of the logits; it keeps their order, so the counts stay.
+    A correction keeps the order of the logits, so the counts stay.
     """
 
     def __init__(self, counts: npt.NDArray[np.int64], correction: Correction | None = None) -> None:

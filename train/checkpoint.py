@@ -1,8 +1,7 @@
 """Weights that know how to see: checkpoints of a run, and files for others to use.
 
-A checkpoint (.pth) holds all that a run needs to go on. An export (.safetensors) is half the size
-(convolutions in float16, which moves no pixel that matters) and holds no state of the training.
-Neither can run code: .pth is read with ``weights_only=True``, .safetensors knows no code.
+A checkpoint (.pth) holds all that a run needs to go on; an export (.safetensors) has half the size
+(convolutions in float16, which moves no pixel that matters) and no state of the training.
 """
 
 from __future__ import annotations
@@ -39,43 +38,26 @@ _FIXED = {"stem": 2, "detail": 8}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model, with everything needed to use it.
-
-    Attributes
-    ----------
-    model
-        Shape of the network.
-    spec
-        Size and normalisation of its input.
-    weights
-        State dict (the averaged weights).
-    threshold
-        Probability from which a pixel is an eye.
-    calibration
-        How the probabilities are corrected (`train.calibration.Correction`), and their
-        calibration error on val before and after; empty if they are not.
-    metrics, epoch, source
-        Figures on val, the epoch they belong to, and code revision and versions.
-    training
-        Optimiser and counters, to go on; empty in a finished model.
-    """
+    """A trained model, with everything needed to use it."""
 
     model: ModelConfig
     spec: InputSpec
-    weights: dict[str, Tensor]
-    threshold: float = 0.5
+    weights: dict[str, Tensor]  # state dict of the averaged weights
+    threshold: float = 0.5  # probability from which a pixel is an eye
+    # How the probabilities are corrected (`train.calibration.Correction`), and their calibration
+    # error on val before and after; empty if they are not.
     calibration: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)  # on val
     epoch: int = 0
-    source: dict[str, str] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict)  # code revision and versions
+    training: dict[str, Any] = field(default_factory=dict)  # to go on; empty in a finished model
 
     def facts(self) -> dict[str, Any]:
         """Return everything but tensors."""
         return {
             "format_version": FORMAT_VERSION,
             "model": asdict(self.model),
-            "input": self.spec.to_dict(),
+            "input": asdict(self.spec),
             "labels": dict(LABELS),
             "threshold": self.threshold,
             "calibration": self.calibration,
@@ -85,21 +67,19 @@ class Checkpoint:
         }
 
     @classmethod
-    def _from(
-        cls, facts: dict[str, Any], weights: dict[str, Tensor], training: dict[str, Any]
-    ) -> Checkpoint:
-        if facts["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format_version {facts['format_version']}")
-        shape = dict(facts["model"])
+    def _from(cls, content: dict[str, Any]) -> Checkpoint:
+        if content["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format_version {content['format_version']}")
+        shape, spec = dict(content["model"]), dict(content["input"])
         for name, value in _FIXED.items():
             if shape.pop(name, value) != value:
                 raise ValueError(f"{name} of the network is not {value}")
-        weights = {name: value for name, value in weights.items() if name != "calibration"}
-        kept = ("threshold", "calibration", "metrics", "epoch", "source")
-        return cls(
-            from_fields(ModelConfig, shape), InputSpec.from_dict(facts["input"]), weights,
-            training=training, **{name: facts[name] for name in kept},
-        )  # fmt: skip
+        spec |= {name: tuple(spec[name]) for name in ("mean", "std")}  # JSON has lists only
+        weights = {name: value for name, value in content["weights"].items()
+                   if name != "calibration"}  # fmt: skip
+        kept = ("threshold", "calibration", "metrics", "epoch", "source", "training")
+        return cls(from_fields(ModelConfig, shape), from_fields(InputSpec, spec), weights,
+                   **{name: content[name] for name in kept})  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
@@ -108,19 +88,8 @@ class Checkpoint:
             torch.save(content, file)
 
     @classmethod
-    def load(
-        cls, path: Path, device: torch.device | str = "cpu", sha256: str | None = None
-    ) -> Checkpoint:
-        """Read a checkpoint or an export.
-
-        Parameters
-        ----------
-        path
-            The file.
-        device
-            Where the weights go.
-        sha256
-            The file's checksum, if it is known: checked before anything else is read.
+    def load(cls, path: Path, sha256: str | None = None) -> Checkpoint:
+        """Read a checkpoint or an export; its checksum, if it is known, before anything else.
 
         Raises
         ------
@@ -133,7 +102,7 @@ class Checkpoint:
         try:
             if sha256 is not None and file_sha256(path) != sha256:
                 raise ValueError("it differs from the checksum that was published with it")
-            return cls._from(*_read(path, device))
+            return cls._from(_read(path))
         except (RuntimeError, UnpicklingError, EOFError, OSError, KeyError, TypeError, ValueError,
                 AttributeError) as error:  # fmt: skip
             reason = str(error).split("\n", 1)[0][:120]
@@ -142,13 +111,7 @@ class Checkpoint:
             raise InputError(path, problem, remedy) from None
 
     def export(self, path: Path) -> str:
-        """Write the weights for others to use; return the file's sha256.
-
-        Raises
-        ------
-        InputError
-            If the file does not end in ``.safetensors``.
-        """
+        """Write the weights for others to use, as .safetensors; return the file's sha256."""
         from safetensors.torch import save
 
         if path.suffix != EXPORT_SUFFIX:
@@ -163,13 +126,7 @@ class Checkpoint:
         return hashlib.sha256(data).hexdigest()
 
     def network(self) -> UNet:
-        """Return the network with these weights, uncalibrated, in evaluation mode, channels_last.
-
-        Raises
-        ------
-        InputError
-            If the weights do not fit the network.
-        """
+        """Return the network, uncalibrated, in evaluation mode, channels_last."""
         model = UNet(self.model, self.spec)
         try:
             model.load_state_dict(self.weights)
@@ -181,30 +138,27 @@ class Checkpoint:
 
     def build(self, network: UNet | None = None) -> nn.Module:
         """Return the network (or `network`, made of it), its logits calibrated."""
-        parts = {name: self.calibration.get(name) for name in Correction.__dataclass_fields__}
-        known = {name: value for name, value in parts.items() if value is not None}
-        return Calibrated(network or self.network(), Correction(**known)).eval()
+        names = self.calibration.keys() & Correction.__dataclass_fields__.keys()
+        correction = Correction(**{name: self.calibration[name] for name in names})
+        return Calibrated(network or self.network(), correction).eval()
 
 
-def _read(
-    path: Path, device: torch.device | str
-) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
-    """Return the facts, weights and training state of a file."""
+def _read(path: Path) -> Any:
+    """Return the facts, weights and training state of a file; whatever it is, no code runs."""
     if path.suffix != EXPORT_SUFFIX:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
-            content = torch.load(path, map_location=device, weights_only=True)
-        return content, content["weights"], content["training"]
+            return torch.load(path, map_location="cpu", weights_only=True)
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})[METADATA])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     except SafetensorError as error:
         raise ValueError(str(error)) from None
     full = {n: v.float() if v.is_floating_point() else v for n, v in weights.items()}
-    return facts, full, {}
+    return facts | {"weights": full, "training": {}}
 
 
 def epoch_file(output: Path, epoch: int) -> Path:

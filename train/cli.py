@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from preprocess.command import HELP, VERSION, DefaultsTo, reports_errors
+from train.config import AMP, LOADERS, PRESETS
 
 PATH = click.Path(path_type=Path)
 MODEL = Path("output/eye_segmentation_model.pth")
 SHARDS = click.option("--shards", type=PATH, default=Path("shards"), show_default=True,
                       help="Folder of the pack.")  # fmt: skip
-LOADER = click.option("--loader", type=click.Choice(["auto", "dali", "portable"]),
-                      help="What decodes.  [default: auto, DALI if it is installed]")  # fmt: skip
-DEVICE = click.option("--device", help="cpu, cuda, cuda:N or mps.  [default: auto]")
 TUNE = click.option("--tune/--no-tune", default=True, show_default=True,
                     help="Keep freed memory, let OpenMP threads sleep.")  # fmt: skip
-AMP = click.option("--amp", type=click.Choice(["auto", "bf16", "fp16", "off"]),
-                   help="Mixed precision.  [default: auto, float32 on a CPU]")  # fmt: skip
+
+
+def _computes(command: Any) -> Any:
+    """Add the options of a command that runs a network."""
+    for option in (
+        click.option("--loader", type=click.Choice(LOADERS),
+                     help="What decodes.  [default: auto, DALI if it is installed]"),
+        click.option("--amp", type=click.Choice(AMP),
+                     help="Mixed precision.  [default: auto, float32 on a CPU]"),
+        click.option("--device", help="cpu, cuda, cuda:N or mps.  [default: auto]"),
+    ):  # fmt: skip
+        command = option(command)
+    return command
 
 
 def _say(line: str, err: bool = False) -> None:
@@ -50,7 +60,7 @@ def main() -> None:
 @main.command()
 @SHARDS
 @click.option("--output", type=PATH, help="Folder for model, history, plots.  [default: output]")
-@click.option("--preset", type=click.Choice(["recipe", "fast"]),
+@click.option("--preset", type=click.Choice(list(PRESETS)),
               help="Other defaults: the bundled weights' recipe, or the fewest seconds to nearly "
                    "its F1.")  # fmt: skip
 @click.option("--epochs", type=int, help="[default: 25]")
@@ -61,9 +71,7 @@ def main() -> None:
 @click.option("--augment", "changes", multiple=True, metavar="NAME=[P:]STRENGTH|off",
               help="Change one augmentation, e.g. blur=off, rotation=30, jpeg=0.3:60, "
                    "crop=0.5x0.625; or all of them: off.")  # fmt: skip
-@DEVICE
-@AMP
-@LOADER
+@_computes
 @click.option("--cache", metavar="auto|off|GB",
               help="Memory for decoded samples.  [default: auto, a quarter of it]")  # fmt: skip
 @click.option("--resume", is_flag=True,
@@ -75,7 +83,7 @@ def fit(
 ) -> None:
     """Train a model; writes model, checkpoints, history, settings and plots to OUTPUT."""
     _tuned(tune)
-    from train.config import PRESETS, AugmentConfig, TrainConfig
+    from train.config import AugmentConfig, TrainConfig
     from train.loop import fit as run
 
     settings = PRESETS[preset] if preset else {}
@@ -96,9 +104,7 @@ def fit(
 @click.option("--output", type=PATH, help="Folder for JSON and grids.  [default: the model's]")
 @click.option("--stress", is_flag=True,
               help="Also under 13 difficulties at three strengths, and without eyes.")  # fmt: skip
-@DEVICE
-@AMP
-@LOADER
+@_computes
 @TUNE
 @reports_errors
 def evaluate(
@@ -107,13 +113,12 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Print figures of a model on a split; writes JSON, plots, and grids of best and worst."""
     _tuned(tune)
+    from preprocess.files import write_json
     from train.evaluate import evaluate_checkpoint
     from train.report import plot_reliability, plot_stress, save_evaluation, save_examples, table
     from train.stress import run_stress
 
     folder = output or model_path.parent
-    if output:
-        output.mkdir(parents=True, exist_ok=True)
     settings = {name: value for name, value in given.items() if value is not None}
     run = evaluate_checkpoint(model_path, shards, split, **settings)
     if not run.processes.is_first:
@@ -129,7 +134,7 @@ def evaluate(
         report = run_stress(run)
         click.echo(f"\n{report.table()}")
         written += [folder / f"stress_{name}.json", folder / f"stress_{name}.png"]
-        report.save(written[-2])
+        write_json(written[-2], asdict(report))
         plot_stress(report, written[-1])
     click.echo(f"written to {folder}: {', '.join(path.name for path in written)}")
 

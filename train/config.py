@@ -6,7 +6,7 @@ What is here is what a user would turn. Everything else is a constant beside its
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,20 @@ from preprocess.errors import InputError, require
 AMP = ("auto", "bf16", "fp16", "off")
 LOADERS = ("auto", "dali", "portable")
 _CROP_MULTIPLE = 16  # JPEG's blocks of 8 x 8, with chroma at half the size
+_EARLY = 0.75  # of a crop's sides, while crops have not grown yet: half the pixels
+# The largest strength of an effect, if it is not 1.
+_STRONGEST = {"larger": 9.0, "aspect": 4.0, "smaller": 0.9, "rotation": 180.0, "blur": 16.0,
+              "noise": 255.0, "jpeg": 99.0}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of the U-Net.
+    """Shape of the U-Net."""
 
-    Attributes
-    ----------
-    width
-        Channels of the first level; every level below has twice as many.
-    depth
-        Number of halvings after the stem.
-    """
-
-    width: int = 16
-    depth: int = 4
+    width: int = 16  # channels of the first level; every level below has twice as many
+    depth: int = 4  # halvings after the stem
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         require(1 <= self.width <= 256, "width", f"is {self.width}", "1 to 256")
         require(1 <= self.depth <= 6, "depth", f"is {self.depth}", "1 to 6")
 
@@ -45,13 +40,13 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Effect:
-    """One augmentation: how often, and how strong (its unit is the effect's own).
-
-    A probability of 0 switches it off.
-    """
+    """One augmentation: how often, and how strong (its unit is the effect's own)."""
 
     probability: float
     strength: float
+
+
+_OFF = Effect(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -60,21 +55,10 @@ class Crop:
 
     Eyes are one pixel in a hundred. A part of a third of the area, placed where they are, teaches
     as much in a third of the time, and no longer says where in a picture eyes have to be.
-
-    Attributes
-    ----------
-    height, width
-        Size, as shares of the picture's side.
     """
 
-    height: float = 0.5
+    height: float = 0.5  # shares of the picture's side
     width: float = 0.625
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        right = 0 < self.height <= 1 and 0 < self.width <= 1
-        problem = f"is {self.height:g}x{self.width:g}"
-        require(right, "--augment crop", problem, "shares of the side, 0 to 1")
 
     def pixels(self, size: int, stride: int) -> tuple[int, int]:
         """Return height and width in pixels for pictures of side `size`."""
@@ -88,58 +72,35 @@ class AugmentConfig:
     """The augmentations of training, in the order in which they are applied.
 
     `hide` and the geometric ones change image and mask together. The rest imitates cameras and
-    file formats, and changes the image only.
-
-    Attributes
-    ----------
-    crop
-        Show a part of the picture; None shows all of it.
-    flip
-        Mirror left and right (strength unused).
-    larger, smaller
-        Scale, even on a log scale, up to 1 + strength and down to 1 - strength.
-    aspect
-        Stretch in one direction and shrink in the other: sides in a ratio of up to 1 + strength,
-        as a turned head or a half closed eye has them.
-    rotation
-        Degrees, to either side.
-    translation
-        Share of the side, in x and y (crops have a scatter of their own instead).
-    hide
-        Cover a rectangle, mostly on an eye, of up to strength x the sides (half as much again
-        if it is to cover both, and by the distance of the eyes if it comes from beside); what
-        it hides is no eye any more.
-    light
-        Brightness and contrast, each a factor in 1 +- strength.
-    colour
-        Saturation, a factor in 1 +- strength, and hue, +- 60 degrees x strength.
-    grey
-        No colour at all (strength unused).
-    blur
-        Standard deviation of a Gaussian, up to so many pixels.
-    noise
-        Standard deviation of Gaussian noise, up to so many levels of 255.
-    jpeg
-        Recompression at a quality between 100 - strength and 90.
+    file formats, and changes the image only. A strength of 1 means nothing to `flip` and `grey`.
     """
 
-    crop: Crop | None = field(default_factory=Crop)
+    crop: Crop | None = Crop()  # None shows whole pictures
     flip: Effect = Effect(0.5, 1.0)
+    # Scale, even on a log scale, up to 1 + strength and down to 1 - strength.
     larger: Effect = Effect(1.0, 0.35)
     smaller: Effect = Effect(1.0, 0.55)
+    # Stretch in one direction and shrink in the other: sides in a ratio of up to 1 + strength, as
+    # a turned head or a half closed eye has them.
     aspect: Effect = Effect(1.0, 0.5)
-    rotation: Effect = Effect(1.0, 20.0)
-    translation: Effect = Effect(1.0, 0.08)
+    rotation: Effect = Effect(1.0, 20.0)  # degrees, to either side
+    translation: Effect = Effect(1.0, 0.08)  # share of the side; crops have their own scatter
+    # Cover a rectangle, mostly on an eye, of up to strength x the sides (half as much again if it
+    # is to cover both, and by the distance of the eyes if it comes from beside). What it hides is
+    # no eye any more.
     hide: Effect = Effect(0.5, 0.3)
-    light: Effect = Effect(0.8, 0.3)
-    colour: Effect = Effect(0.4, 0.3)
+    light: Effect = Effect(0.8, 0.3)  # brightness and contrast, each a factor in 1 +- strength
+    colour: Effect = Effect(0.4, 0.3)  # saturation, in 1 +- strength; hue, +- 60 degrees x strength
     grey: Effect = Effect(0.05, 1.0)
-    blur: Effect = Effect(0.2, 3.5)
-    noise: Effect = Effect(0.1, 12.0)
-    jpeg: Effect = Effect(0.15, 70.0)
+    blur: Effect = Effect(0.2, 3.5)  # standard deviation of a Gaussian, up to so many pixels
+    noise: Effect = Effect(0.1, 12.0)  # standard deviation, up to so many levels of 255
+    jpeg: Effect = Effect(0.15, 70.0)  # at a quality between 100 - strength and 90
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        if self.crop:
+            height, width = self.crop.height, self.crop.width
+            problem, right = f"is {height:g}x{width:g}", 0 < height <= 1 and 0 < width <= 1
+            require(right, "--augment crop", problem, "shares of the side, 0 to 1")
         for name, effect in self.effects().items():
             where = f"--augment {name}"
             chance, strength, top = effect.probability, effect.strength, _STRONGEST.get(name, 1.0)
@@ -148,12 +109,12 @@ class AugmentConfig:
 
     def effects(self) -> dict[str, Effect]:
         """Return the effects by name: everything but the crop."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)[1:]}
+        return {name: value for name, value in vars(self).items() if name != "crop"}
 
     @classmethod
     def off(cls) -> AugmentConfig:
         """Return settings that change nothing."""
-        return cls(None, **{entry.name: Effect(0.0, 0.0) for entry in fields(cls)[1:]})
+        return cls(None, **dict.fromkeys(cls().effects(), _OFF))
 
     def softened(self) -> AugmentConfig:
         """Return these settings at half the strength or, if strength means nothing, as often."""
@@ -161,9 +122,9 @@ class AugmentConfig:
         changed: dict[str, Any] = {}
         for name, effect in self.effects().items():
             if name in by_strength:
-                changed[name] = Effect(effect.probability, effect.strength / 2)
+                changed[name] = replace(effect, strength=effect.strength / 2)
             elif name != "flip":
-                changed[name] = Effect(effect.probability / 2, effect.strength)
+                changed[name] = replace(effect, probability=effect.probability / 2)
         return replace(self, **changed)
 
     def with_changes(self, changes: tuple[str, ...]) -> AugmentConfig:
@@ -182,20 +143,18 @@ class AugmentConfig:
             name, _, value = change.partition("=")
             where, known = f"--augment {change}", ("crop", *self.effects())
             require(name in known, where, f"{name!r} is no augmentation", ", ".join(known))
+            new: Any
             try:
-                if name == "crop":
-                    height, width = (1.0, 1.0) if value == "off" else map(float, value.split("x"))
-                    new: Any = None if value == "off" else Crop(height, width)
-                elif value == "off":
-                    new = Effect(0.0, 0.0)
+                if value == "off":
+                    new = None if name == "crop" else _OFF
+                elif name == "crop":
+                    height, width = map(float, value.split("x"))
+                    new = Crop(height, width)
                 else:
                     chance, colon, strength = value.rpartition(":")
-                    before = config.effects()[name].probability
-                    new = Effect(float(chance) if colon else before, float(strength))
-                    new = new if new.strength else Effect(0.0, 0.0)
-            except ValueError as error:
-                if isinstance(error, InputError):
-                    raise
+                    often = float(chance) if colon else config.effects()[name].probability
+                    new = Effect(often, float(strength)) if float(strength) else _OFF
+            except ValueError:
                 example = "0.5x0.625" if name == "crop" else "0.3 or 0.5:0.3"
                 problem = f"{value!r} is not readable"
                 raise InputError(where, problem, f"Write off, {example}") from None
@@ -203,62 +162,29 @@ class AugmentConfig:
         return config
 
 
-_STRONGEST = {"larger": 9.0, "aspect": 4.0, "smaller": 0.9, "rotation": 180.0, "blur": 16.0,
-              "noise": 255.0, "jpeg": 99.0}  # fmt: skip
-_EARLY = 0.75  # of the sides, while crops have not grown yet: half the pixels
-
-
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run.
-
-    Attributes
-    ----------
-    shards, output
-        Folder of the pack, and of everything that training writes.
-    epochs, batch, lr
-        `batch` counts all processes together; `lr` is the peak rate of AdamW, and the filters' own
-        is a fixed multiple of it (see `train.optimizer`).
-    seed
-        Decides first weights, order and augmentation.
-    init
-        Weights to begin with, of a checkpoint or a .safetensors file; None begins anew.
-    device
-        auto, cpu, cuda, cuda:N or mps.
-    amp
-        Mixed precision: bf16, fp16, off or auto (float32 on a CPU).
-    loader
-        What decodes: auto, dali or portable.
-    cache
-        Keep decoded samples in memory: auto (if they take at most a quarter of what is free), off,
-        or as many gigabytes as may be used.
-    settle
-        Share of the epochs, at the end, with softer augmentation: the pictures that the network
-        is for come last.
-    grow
-        Share of the epochs, at the start, on crops of three quarters of the sides.
-    augment, model
-        See `AugmentConfig` and `ModelConfig`.
-    """
+    """A whole run; docs/training.md says more of each setting."""
 
     shards: Path
     output: Path = Path("output")
     epochs: int = 25
-    batch: int = 16
-    lr: float = 5e-3
-    seed: int = 0
-    init: Path | None = None
+    batch: int = 16  # samples in a step, of all processes together
+    lr: float = 5e-3  # peak rate of AdamW; the filters' is a multiple of it (train.optimizer)
+    seed: int = 0  # decides first weights, order and augmentation
+    init: Path | None = None  # weights to begin with
     device: str = "auto"
     amp: str = "auto"
     loader: str = "auto"
-    cache: str = "auto"
+    cache: str = "auto"  # memory for decoded samples: auto, off or gigabytes
+    # Share of the epochs, at the end, with softer augmentation: the pictures that the network is
+    # for come last.
     settle: float = 0.2
-    grow: float = 0.0
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    grow: float = 0.0  # share of the epochs, at the start, on smaller crops
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         require(self.epochs >= 1, "--epochs", f"is {self.epochs}", "1 or more")
         require(self.batch >= 1, "--batch", f"is {self.batch}", "1 or more")
         require(0 < self.lr < math.inf, "--lr", f"is {self.lr}", "a number above 0")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from train.split import Centres
+
 Floats = npt.NDArray[np.float64]
 
 _LEAST = 0.03  # smallest share of a side
@@ -13,27 +15,13 @@ _BOTH, _ANYWHERE, _ASIDE = 0.18, 0.12, 0.45
 
 
 def draw_covers(
-    rng: np.random.Generator, eyes: npt.NDArray[np.float32], size: int, most: float
+    rng: np.random.Generator, eyes: Centres, size: int, most: float
 ) -> tuple[Floats, Floats, Floats]:
     """Choose a rectangle for each picture, inside it, and a colour.
 
-    Most lie over a part of one eye, some over both, some anywhere.
-
-    Parameters
-    ----------
-    rng
-        If the random numbers come from.
-    eyes
-        N x 2 x 2, x and y in pixels of both eyes of each picture.
-    size
-        Side of the pictures in pixels.
-    most
-        Largest share of a side.
-
-    Returns
-    -------
-    first, last, colour
-        N x 2, N x 2 (x and y of two corners, in whole pixels) and N x 3 (RGB in levels).
+    Most lie over a part of one eye, some over both, some anywhere. `size` is the pictures' side,
+    `most` the largest share of it. Returns first and last corner, N x 2 (x and y in whole pixels),
+    and colour, N x 3 (RGB in levels).
     """
     count, least = len(eyes), min(_LEAST, most)
     one = eyes[np.arange(count), rng.integers(2, size=count)]
@@ -60,7 +48,7 @@ def draw_covers(
 
 
 def _from_beside(
-    rng: np.random.Generator, eyes: npt.NDArray[np.float32], one: npt.NDArray[np.float32]
+    rng: np.random.Generator, eyes: Centres, one: npt.NDArray[np.float32]
 ) -> tuple[Floats, Floats]:
     """Choose centre and size (x, y), N x 2, of rectangles with one edge across an eye of each face.
 

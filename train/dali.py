@@ -1,8 +1,8 @@
 """The DALI decoder: JPEGs on a GPU (its JPEG engine or CUDA), or by DALI's CPU backend.
 
-DALI decodes; what it decodes is ours to say. The bytes come from `Split.read`, so the order of an
-epoch, and which mask belongs to which photograph, do not depend on DALI's reader. Label maps are
-not decoded but inflated, by `preprocess.mask`: 0.02 ms instead of 0.2.
+The bytes come from `Split.read`, so the order of an epoch, and which mask belongs to which
+photograph, do not depend on DALI's reader. Label maps are inflated by `preprocess.mask`: 0.02 ms
+instead of 0.2.
 """
 
 from __future__ import annotations
@@ -27,13 +27,7 @@ _MORE_THREADS = 1  # than cores: 1.14 times the images a second on two (tests/be
 def decode(
     split: Split, batches: Sequence[Rows], device: torch.device, threads: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Decode samples (see `train.data.Decode`).
-
-    Raises
-    ------
-    InputError
-        If a shard lacks a component, or holds one that cannot be decoded.
-    """
+    """Decode samples (see `train.data.Decode`); an `InputError` names one that is unreadable."""
     fed: deque[list[Encoded]] = deque()  # DALI asks for batches before it hands out earlier ones
 
     def feed() -> Iterator[list[Pixels]]:

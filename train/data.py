@@ -1,10 +1,4 @@
-"""Batches of a split: decoded once and kept, or decoded anew every epoch.
-
-A decoder (`train.dali`, `train.portable`) turns samples into bytes on the device. A store keeps
-them, on the device or in the host's memory; if neither has the room, the decoder streams. The
-batches are the same whichever, and everything after them (`train.augment`, the network) is one
-code on every device.
-"""
+"""Batches of a split: decoded once and kept, or decoded anew every epoch; they are the same."""
 
 from __future__ import annotations
 
@@ -29,21 +23,11 @@ _FILL_BATCH = 64  # samples that a store asks the decoder for at a time
 
 @dataclass(frozen=True)
 class Batch:
-    """Decoded samples, on the device that trains.
+    """Decoded samples, on the device that trains."""
 
-    Attributes
-    ----------
-    images
-        N x H x W x 3 uint8, RGB.
-    masks
-        N x H x W uint8, 255 where an eye is, else 0.
-    rows
-        N int32, the samples' numbers in their split.
-    """
-
-    images: Tensor
-    masks: Tensor
-    rows: Rows
+    images: Tensor  # N x H x W x 3 uint8, RGB
+    masks: Tensor  # N x H x W uint8, 255 where an eye is, else 0
+    rows: Rows  # N int32, the samples' numbers in their split
 
 
 # (split, batches of sample numbers, device, threads) to images and masks as in `Batch`.
@@ -51,13 +35,7 @@ Decode = Callable[[Split, Sequence[Rows], torch.device, int], Iterator[tuple[Ten
 
 
 def resolve_loader(kind: str) -> str:
-    """Turn "auto" into "dali" if it is installed, else "portable".
-
-    Raises
-    ------
-    InputError
-        If the name is unknown, or DALI is asked for and missing.
-    """
+    """Turn "auto" into "dali" or "portable"; an `InputError` if DALI is asked for and missing."""
     require(kind in LOADERS, "--loader", f"is {kind!r}", ", ".join(LOADERS))
     if kind == "dali" and not dali_is_installed():
         remedy = "Install nvidia-dali-cuda120 (Linux only), or use --loader portable"
@@ -87,20 +65,10 @@ def decoding_threads() -> int:
 
 
 class Loader:
-    """Batches of one split.
+    """Batches of one split, on a device.
 
-    Parameters
-    ----------
-    split
-        Where the samples are.
-    device
-        Where the batches go.
-    kind
-        What decodes: auto, dali or portable.
-    cache
-        Whether to keep decoded samples: off, auto or gigabytes (see `TrainConfig.cache`).
-    quiet
-        Show no progress.
+    `kind` says what decodes (auto, dali or portable), `cache` whether decoded samples are kept
+    (off, auto or gigabytes).
     """
 
     def __init__(
@@ -113,29 +81,18 @@ class Loader:
         self._store: tuple[Tensor, Tensor] | None = None
 
     def batches(self, order: Sequence[Rows]) -> Iterator[Batch]:
-        """Yield the batches of an order of samples (see `Split`).
-
-        Raises
-        ------
-        InputError
-            If a shard lacks a component, or holds one that cannot be decoded.
-        """
-        if not order:  # more processes than samples: this one has none
+        """Yield the batches of an order of samples; an `InputError` names an unreadable one."""
+        if not order:  # more processes than samples
             return
-        if self.place is not None:
-            yield from self._kept(order, self.place)
+        if self.place is None:
+            decoded = self._decode(self.split, order, self.device, decoding_threads())
+            for rows, (images, masks) in zip(order, decoded, strict=True):
+                yield Batch(images, masks, rows)
             return
-        decoded = self._decode(self.split, order, self.device, decoding_threads())
-        for rows, (images, masks) in zip(order, decoded, strict=True):
-            yield Batch(images, masks, rows)
-
-    def _kept(self, order: Sequence[Rows], place: torch.device) -> Iterator[Batch]:
-        store = self._store = self._store or self._filled(place)
+        store = self._store = self._store or self._filled(self.place)
         for rows in order:
-            index = send(torch.from_numpy(rows), place)
-            images, masks = (plane.index_select(0, index) for plane in store)
-            if place != self.device:
-                images, masks = send(images, self.device), send(masks, self.device)
+            index = send(torch.from_numpy(rows), self.place)
+            images, masks = (send(plane.index_select(0, index), self.device) for plane in store)
             yield Batch(images, masks, rows)
 
     def _filled(self, place: torch.device) -> tuple[Tensor, Tensor]:
@@ -156,22 +113,10 @@ class Loader:
 
 
 def place_store(cache: str, needed: int, device: torch.device) -> torch.device | None:
-    """Choose where decoded samples are kept; None if they are not.
+    """Choose where decoded samples, `needed` bytes, are kept; None if they are not.
 
-    Parameters
-    ----------
-    cache
-        "auto": a quarter of what is free, on the device if it is a GPU, else on the host; "off";
-        or a number of gigabytes.
-    needed
-        Bytes of the decoded split.
-    device
-        The device that trains.
-
-    Raises
-    ------
-    InputError
-        If the setting is something else.
+    "auto" grants a quarter of what is free, on the device if it is a GPU, else on the host; a
+    number of gigabytes is granted on the device; "off" grants nothing.
     """
     if cache == "off":
         return None

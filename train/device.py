@@ -12,31 +12,21 @@ from preprocess.errors import InputError
 
 
 def resolve_device(device: str, local_rank: int = 0) -> torch.device:
-    """Turn auto, cpu, cuda, cuda:N or mps into a device that exists.
-
-    Raises
-    ------
-    InputError
-        If it does not.
-    """
+    """Turn auto, cpu, cuda, cuda:N or mps into a device; an `InputError` if there is none."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise InputError("--device", f"is {device!r}", "Expected auto, cpu, cuda or mps") from None
-    if chosen.type == "cuda":
-        index = local_rank if chosen.index is None else chosen.index
-        if index >= torch.cuda.device_count():
-            problem = f"is {device!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices"
-            raise InputError("--device", problem, "Use --device cpu or auto")
-        torch.cuda.set_device(index)
-        return torch.device("cuda", index)
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("--device mps", "PyTorch has no Metal here", "Use --device cpu or auto")
-    if chosen.type not in {"cpu", "mps"}:
-        raise InputError("--device", f"is {device!r}", "Expected auto, cpu, cuda or mps")
-    return chosen
+    kind, _, number = device.partition(":")
+    index = int(number) if number.isdecimal() else local_rank
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}
+    if kind not in there or (number and not number.isdecimal()):
+        raise InputError("--device", f"is {device!r}", "Expected auto, cpu, cuda, cuda:N or mps")
+    if not there[kind] or (kind == "cuda" and index >= there[kind]):
+        problem = f"is {device!r}, but PyTorch sees {there[kind]:d} of the kind"
+        raise InputError("--device", problem, "Use --device cpu or auto")
+    if kind != "cuda":
+        return torch.device(kind)
+    torch.cuda.set_device(index)
+    return torch.device(kind, index)
 
 
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
@@ -59,8 +49,8 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Hand a tensor of the host to a device, which is not waited for."""
-    if device.type == "cuda":
+    """Hand a tensor to a device, which is not waited for."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
         tensor = tensor.pin_memory()
     # Metal would read pageable memory after it was freed.
     return tensor.to(device, non_blocking=device.type == "cuda")

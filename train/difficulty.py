@@ -20,79 +20,77 @@ from preprocess.mask import eye_boxes
 
 Mask = npt.NDArray[np.uint8]
 Rng = np.random.Generator
-Apply = Callable[[RGB, Mask, float, Rng], tuple[RGB, Mask]]
-_FILL = 127.0
+Pair = tuple[RGB, Mask]
+NO_EYES = ("painted over", "mouth and chin", "hair and forehead")
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """One kind of harder picture.
-
-    Attributes
-    ----------
-    name, unit
-        What it is, and what its figures count.
-    figures
-        Weak, medium and strong.
-    apply
-        (RGB, mask, figure, generator) to (RGB, mask); H x W x 3 and H x W uint8, mask 0 or 255.
-    """
+    """One kind of harder picture."""
 
     name: str
-    unit: str
-    figures: tuple[float, float, float]
-    apply: Apply
+    unit: str  # what its figures count
+    figures: tuple[float, float, float]  # weak, medium, strong
+    # (RGB, mask, figure, generator) to (RGB, mask): H x W x 3 and H x W uint8, mask 0 or 255.
+    apply: Callable[[RGB, Mask, float, Rng], Pair]
 
 
-def _moved(image: RGB, mask: Mask, matrix: npt.NDArray[np.float64]) -> tuple[RGB, Mask]:
-    """Warp both by a 2 x 3 map from old to new pixels ((0, 0) the centre of the corner pixel).
+def _whole(eyes: npt.NDArray[np.generic] | cv2.typing.MatLike) -> Mask:
+    """Make a mask that was interpolated one of 0 and 255 again."""
+    return np.where(np.asarray(eyes) > 127, np.uint8(255), np.uint8(0))
 
-    Where the map shrinks, the picture is sampled from a blurred one, as a camera would see it.
+
+def _levels(values: npt.NDArray[np.floating]) -> RGB:
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
+
+
+def _moved(
+    image: RGB, mask: Mask, linear: list[list[float]], by: tuple[float, float] = (0, 0)
+) -> Pair:
+    """Apply a 2 x 2 map about the centre, old to new pixels, then move by x and y pixels.
+
+    If the map shrinks, the picture is sampled from a blurred one, as a camera would see it.
     """
-    height, width = mask.shape
-    scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    map_ = np.array(linear, np.float64)
+    size = mask.shape[::-1]
+    centre = (np.array(size) - 1) / 2
+    matrix = np.concatenate([map_, (centre - map_ @ centre + by)[:, None]], axis=1)
+    scale = np.sqrt(abs(np.linalg.det(map_)))
     if scale < 1:
         sigma = 0.5 * np.sqrt(1 / scale**2 - 1)
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.uint8)
         mask = np.asarray(cv2.GaussianBlur(mask, (0, 0), sigma), np.uint8)
-    size = (width, height)
     picture = cv2.warpAffine(image, matrix, size, borderMode=cv2.BORDER_REPLICATE)
     eyes = cv2.warpAffine(mask, matrix, size, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-    return np.asarray(picture, np.uint8), np.where(eyes > _FILL, np.uint8(255), np.uint8(0))
+    return np.asarray(picture, np.uint8), _whole(eyes)
 
 
-def _about_centre(mask: Mask, linear: list[list[float]]) -> npt.NDArray[np.float64]:
-    matrix = np.array(linear, np.float64)
-    centre = (np.array(mask.shape[::-1]) - 1) / 2
-    return np.concatenate([matrix, (centre - matrix @ centre)[:, None]], axis=1)
+def _scale(image: RGB, mask: Mask, figure: float, _: Rng) -> Pair:
+    return _moved(image, mask, [[figure, 0], [0, figure]])
 
 
-def _scale(image: RGB, mask: Mask, figure: float, _: Rng) -> tuple[RGB, Mask]:
-    return _moved(image, mask, _about_centre(mask, [[figure, 0], [0, figure]]))
-
-
-def _roll(image: RGB, mask: Mask, figure: float, rng: Rng) -> tuple[RGB, Mask]:
+def _roll(image: RGB, mask: Mask, figure: float, rng: Rng) -> Pair:
     angle = np.deg2rad(figure) * rng.choice([-1, 1])
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
-    return _moved(image, mask, _about_centre(mask, [[cos, -sin], [sin, cos]]))
+    return _moved(image, mask, [[cos, -sin], [sin, cos]])
 
 
-def _shift(image: RGB, mask: Mask, figure: float, rng: Rng) -> tuple[RGB, Mask]:
-    angle = rng.uniform(0, 2 * np.pi)
-    by = figure * mask.shape[0] * np.array([np.cos(angle), np.sin(angle)])
-    return _moved(image, mask, np.array([[1, 0, by[0]], [0, 1, by[1]]]))
+def _shift(image: RGB, mask: Mask, figure: float, rng: Rng) -> Pair:
+    angle, distance = rng.uniform(0, 2 * np.pi), figure * mask.shape[0]
+    by = distance * np.cos(angle), distance * np.sin(angle)
+    return _moved(image, mask, [[1, 0], [0, 1]], by)
 
 
-def _profile(image: RGB, mask: Mask, figure: float, _: Rng) -> tuple[RGB, Mask]:
-    return _moved(image, mask, _about_centre(mask, [[figure, 0], [0, 1]]))
+def _profile(image: RGB, mask: Mask, figure: float, _: Rng) -> Pair:
+    return _moved(image, mask, [[figure, 0], [0, 1]])
 
 
-def _grey(image: RGB, mask: Mask, figure: float, _: Rng) -> tuple[RGB, Mask]:
+def _grey(image: RGB, mask: Mask, figure: float, _: Rng) -> Pair:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     return _levels(grey + (1 - figure) * (image - grey.astype(np.float64))), mask
 
 
-def _dark(image: RGB, mask: Mask, figure: float, rng: Rng) -> tuple[RGB, Mask]:
+def _dark(image: RGB, mask: Mask, figure: float, rng: Rng) -> Pair:
     """Less light, and the noise of a sensor that counts few photons."""
     photons = 4096 * figure
     light = np.power(image / 255.0, 2.2) * photons
@@ -100,24 +98,20 @@ def _dark(image: RGB, mask: Mask, figure: float, rng: Rng) -> tuple[RGB, Mask]:
     return _levels(255 * np.power(seen / 4096, 1 / 2.2)), mask
 
 
-def _blur(image: RGB, mask: Mask, figure: float, _: Rng) -> tuple[RGB, Mask]:
+def _blur(image: RGB, mask: Mask, figure: float, _: Rng) -> Pair:
     return np.asarray(cv2.GaussianBlur(image, (0, 0), figure), np.uint8), mask
 
 
-def _noise(image: RGB, mask: Mask, figure: float, rng: Rng) -> tuple[RGB, Mask]:
+def _noise(image: RGB, mask: Mask, figure: float, rng: Rng) -> Pair:
     return _levels(image + figure * rng.standard_normal(image.shape)), mask
 
 
-def _jpeg(image: RGB, mask: Mask, figure: float, _: Rng) -> tuple[RGB, Mask]:
+def _jpeg(image: RGB, mask: Mask, figure: float, _: Rng) -> Pair:
     data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(figure)])[1]
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1], mask
 
 
-def _levels(values: npt.NDArray[np.floating]) -> RGB:
-    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
-
-
-def _squint(image: RGB, mask: Mask, figure: float, _: Rng) -> tuple[RGB, Mask]:
+def _squint(image: RGB, mask: Mask, figure: float, _: Rng) -> Pair:
     """Bring the lids together: squeeze the rows around each eye, fading out beyond it."""
     height, width = mask.shape
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -132,10 +126,10 @@ def _squint(image: RGB, mask: Mask, figure: float, _: Rng) -> tuple[RGB, Mask]:
     source = source.astype(np.float32)
     picture = cv2.remap(image, x, source, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     eyes = cv2.remap(mask, x, source, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    return np.asarray(picture, np.uint8), np.where(eyes > _FILL, np.uint8(255), np.uint8(0))
+    return np.asarray(picture, np.uint8), _whole(eyes)
 
 
-def _glasses(image: RGB, mask: Mask, figure: float, rng: Rng) -> tuple[RGB, Mask]:
+def _glasses(image: RGB, mask: Mask, figure: float, rng: Rng) -> Pair:
     """Draw frames around the eyes; `figure` is the tint of the lenses, 0 clear to 1 black."""
     boxes = sorted(eye_boxes(mask))
     if not boxes:
@@ -165,7 +159,7 @@ def _glasses(image: RGB, mask: Mask, figure: float, rng: Rng) -> tuple[RGB, Mask
     return _levels(drawn * (1 - frame) + frame * rng.uniform(10, 90, 3)), mask
 
 
-def _hidden(image: RGB, mask: Mask, figure: float, rng: Rng) -> tuple[RGB, Mask]:
+def _hidden(image: RGB, mask: Mask, figure: float, rng: Rng) -> Pair:
     """Lay a strand or a hand over one eye, from its side; `figure` is the share of its width."""
     boxes = sorted(eye_boxes(mask))
     if not boxes:
@@ -191,8 +185,7 @@ def _hidden(image: RGB, mask: Mask, figure: float, rng: Rng) -> tuple[RGB, Mask]
     base = skin if rng.random() < 0.5 else hair
     streaks = cv2.GaussianBlur(rng.standard_normal(image.shape[:2]), (0, 0), 1.0, sigmaY=6.0)
     laid = base + 60 * streaks[..., None]
-    covered = np.where(cover > _FILL, np.uint8(0), mask)
-    return _levels(image * (1 - share) + share * laid), covered
+    return _levels(image * (1 - share) + share * laid), np.where(cover > 127, np.uint8(0), mask)
 
 
 DIFFICULTIES: tuple[Difficulty, ...] = (
@@ -213,15 +206,10 @@ DIFFICULTIES: tuple[Difficulty, ...] = (
 
 
 def without_eyes(image: RGB, mask: Mask, kind: str) -> RGB | None:
-    """Make a picture that shows no eye from one that shows some; None where there is no room.
+    """Make a picture that shows no eye from one that shows some; None if there is no room.
 
-    Parameters
-    ----------
-    image, mask
-        H x W x 3 and H x W, uint8.
-    kind
-        "painted over": the eyes replaced by the skin around them (Telea, 2004); "mouth and
-        chin", "hair and forehead": what is below and above the eyes, enlarged to a whole picture.
+    "painted over" replaces the eyes by the skin around them (Telea, 2004); "mouth and chin" and
+    "hair and forehead" are what is below and above the eyes, enlarged to a whole picture.
     """
     boxes = eye_boxes(mask)
     if not boxes:
@@ -241,6 +229,3 @@ def without_eyes(image: RGB, mask: Mask, kind: str) -> RGB | None:
     left = (size - side) // 2
     part = image[top:bottom, left : left + side]
     return np.asarray(cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
-
-
-NO_EYES = ("painted over", "mouth and chin", "hair and forehead")

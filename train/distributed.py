@@ -22,7 +22,6 @@ class Processes:
 
     rank: int = 0
     world: int = 1
-    local_rank: int = 0
 
     @property
     def is_first(self) -> bool:
@@ -30,13 +29,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, batch: int) -> slice:
-        """Return which rows of a batch of all processes are this one's.
-
-        Raises
-        ------
-        InputError
-            If they cannot be shared evenly.
-        """
+        """Return which rows of a batch of all processes are this one's; they have equal shares."""
         if batch % self.world:
             problem = f"{batch} samples cannot be shared by {self.world} processes"
             raise InputError("--batch", problem, f"Give a multiple of {self.world}")
@@ -67,24 +60,9 @@ class Processes:
 
 @contextmanager
 def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
-    """Join the group that `torchrun` announced, if any, and choose this process's device.
-
-    Parameters
-    ----------
-    device
-        "auto", "cpu", "cuda", "cuda:N" or "mps".
-
-    Raises
-    ------
-    InputError
-        If the device does not exist.
-    """
-    processes = Processes(
-        int(os.environ.get("RANK", 0)),
-        int(os.environ.get("WORLD_SIZE", 1)),
-        int(os.environ.get("LOCAL_RANK", 0)),
-    )
-    chosen = resolve_device(device, processes.local_rank)
+    """Join the group that `torchrun` announced, if any, and choose this process's device."""
+    processes = Processes(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    chosen = resolve_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if processes.world == 1:
         yield processes, chosen
         return

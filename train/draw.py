@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from train.config import AugmentConfig, Effect
 from train.covers import draw_covers
+from train.split import Centres
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -31,33 +32,21 @@ _ANYWHERE, _ANYWHERE_ZOOM, _BOTH_EYES, _SCATTER = 0.25, 2.0, 0.7, 0.3
 class Draw:
     """Random numbers for a batch of N pictures; the first axis of every array is N.
 
-    Attributes
-    ----------
-    matrix
-        N x 2 x 3, output to input in pixels, (0, 0) the corner of the corner pixel.
-    hidden, blurred, noisy, compressed
-        N bool: whether the effect applies.
-    box, cover
-        N x 4 and N x 3: left, top, right and bottom of what is covered, in pixels of the input,
-        and its colour, RGB in levels.
-    colour
-        N x 3 x 4: what multiplies R, G and B and, last, what is added, in levels.
-    sigma, noise, grain, quality
-        N: standard deviation of blur (pixels) and of noise (levels), which noise, JPEG quality.
+    `hidden`, `blurred`, `noisy` and `compressed` say whether the effect applies.
     """
 
-    matrix: Floats
+    matrix: Floats  # N x 2 x 3, output to input in pixels, (0, 0) the corner of the corner pixel
     hidden: Flags
-    box: Floats
-    cover: Floats
-    colour: Floats
+    box: Floats  # N x 4: left, top, right and bottom of what is covered, in pixels of the input
+    cover: Floats  # N x 3: its colour, RGB in levels
+    colour: Floats  # N x 3 x 4: what multiplies R, G and B and, last, what is added, in levels
     blurred: Flags
-    sigma: Floats
+    sigma: Floats  # N: standard deviation in pixels
     noisy: Flags
-    noise: Floats
-    grain: npt.NDArray[np.int64]
+    noise: Floats  # N: standard deviation in levels
+    grain: npt.NDArray[np.int64]  # N: which noise
     compressed: Flags
-    quality: npt.NDArray[np.int64]
+    quality: npt.NDArray[np.int64]  # N
 
     def rows(self, part: slice) -> Draw:
         """Return the numbers of some pictures of the batch."""
@@ -65,26 +54,14 @@ class Draw:
 
 
 def draw(
-    config: AugmentConfig,
-    size: int,
-    seed: tuple[int, int, int],
-    eyes: npt.NDArray[np.float32],
+    config: AugmentConfig, size: int, seed: tuple[int, int, int], eyes: Centres,
     shape: tuple[int, int],
-) -> Draw:
-    """Draw the numbers for a batch.
+) -> Draw:  # fmt: skip
+    """Draw the numbers for a batch of pictures of side `size`.
 
-    Parameters
-    ----------
-    config
-        Strengths and probabilities.
-    size
-        Side of the pictures in pixels.
-    seed
-        Seed, epoch and step: equal ones draw equal numbers.
-    eyes
-        N x 2 x 2, x and y in pixels of both eyes of each of N pictures (see `Split.eyes`).
-    shape
-        Height and width of what is shown, in pixels; `size` twice unless it is a crop.
+    `seed` is seed, epoch and step: equal ones draw equal numbers. `eyes` is N x 2 x 2, from
+    `Split.eyes`. `shape` is height and width of what is shown, in pixels; `size` twice unless it
+    is a crop.
     """
     count = len(eyes)
     rng = np.random.default_rng((*b"augment", *seed))
@@ -104,10 +81,8 @@ def draw(
     stretch = np.exp(0.5 * symmetric(ratio))
     angle = np.deg2rad(symmetric(config.rotation))
     shift = np.stack([symmetric(config.translation), symmetric(config.translation)], axis=1)
-    light, grey, tinted = happens(config.light), happens(config.grey), happens(config.colour)
-    factors = 1 + config.light.strength * rng.uniform(-1, 1, (2, count)) * light
-    saturation = 1 + config.colour.strength * rng.uniform(-1, 1, count) * tinted
-    hue = config.colour.strength * _HUE_DEGREES * rng.uniform(-1, 1, count) * tinted
+    light, grey, tinted = map(happens, (config.light, config.grey, config.colour))
+    colour = _colours(rng, config, light, grey, tinted)
     blurred, noisy, compressed = map(happens, (config.blur, config.noise, config.jpeg))
     if config.crop:
         source, target, anywhere = _crop_places(rng, eyes, size, shape)
@@ -120,31 +95,18 @@ def draw(
     sigma = rng.uniform(0.3, max(0.31, config.blur.strength), count)
     noise = rng.uniform(0.1, 1, count) * config.noise.strength
     worst = 100 - config.jpeg.strength
-    quality = rng.uniform(worst, max(worst, 90) + 1, count)
-    return Draw(
-        matrix=_matrices(flip, scale, stretch, angle, source, target),
-        hidden=hidden & (last > first).all(axis=1),
-        box=np.concatenate([first, last], axis=1),
-        cover=np.rint(cover),
-        colour=_colours(factors[0], factors[1], np.where(grey, 0.0, saturation), hue),
-        blurred=blurred,
-        sigma=sigma,
-        noisy=noisy,
-        noise=noise,
-        grain=rng.integers(1 << 30, size=count),
-        compressed=compressed,
-        quality=quality.astype(np.int64).clip(1, 100),
-    )
+    quality = rng.uniform(worst, max(worst, 90) + 1, count).astype(np.int64).clip(1, 100)
+    matrix = _matrices(flip, scale, stretch, angle, source, target)
+    hidden &= (last > first).all(axis=1)
+    box, grain = np.concatenate([first, last], axis=1), rng.integers(1 << 30, size=count)
+    return Draw(matrix, hidden, box, np.rint(cover), colour, blurred, sigma, noisy, noise, grain,
+                compressed, quality)  # fmt: skip
 
 
 def _crop_places(
-    rng: np.random.Generator, eyes: npt.NDArray[np.float32], size: int, shape: tuple[int, int]
+    rng: np.random.Generator, eyes: Centres, size: int, shape: tuple[int, int]
 ) -> tuple[Floats, Floats, Flags]:
-    """Choose a point of each picture, N x 2, where in the crop it lies, N x 2, if anywhere, N.
-
-    The point is between the eyes, on one of them or anywhere; it lies within 0.3 of the crop's
-    sides from its centre.
-    """
+    """Choose a point of each picture, N x 2, where in the crop it lies, N x 2, if anywhere, N."""
     count = len(eyes)
     one = eyes[np.arange(count), rng.integers(2, size=count)]
     point = np.where(rng.random((count, 1)) < _BOTH_EYES, eyes.mean(axis=1), one)
@@ -166,10 +128,17 @@ def _matrices(
     return np.concatenate([linear, offset[:, :, None]], axis=2)
 
 
-def _colours(brightness: Floats, contrast: Floats, saturation: Floats, hue: Floats) -> Floats:
+def _colours(
+    rng: np.random.Generator, config: AugmentConfig, light: Flags, grey: Flags, tinted: Flags
+) -> Floats:
     """Return N x 3 x 4: contrast about the middle and brightness, then hue and saturation."""
+    count = len(light)
+    brightness, contrast = 1 + config.light.strength * rng.uniform(-1, 1, (2, count)) * light
+    saturation = 1 + config.colour.strength * rng.uniform(-1, 1, count) * tinted
+    saturation = np.where(grey, 0.0, saturation)
+    hue = config.colour.strength * _HUE_DEGREES * rng.uniform(-1, 1, count) * tinted
     cos, sin = (f(np.deg2rad(hue)) * saturation for f in (np.cos, np.sin))
-    turn = np.zeros((len(hue), 3, 3))
+    turn = np.zeros((count, 3, 3))
     turn[:, 0, 0] = 1
     turn[:, 1, 1], turn[:, 1, 2], turn[:, 2, 1], turn[:, 2, 2] = cos, sin, -sin, cos
     twist = _YIQ_TO_RGB @ turn @ _RGB_TO_YIQ

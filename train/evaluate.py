@@ -36,10 +36,6 @@ class Evaluation:
     images_per_second: float
     histogram: LogitHistogram
 
-    def ranked(self) -> list[int]:
-        """Return the numbers of the samples from the lowest IoU to the highest."""
-        return sorted(self.iou, key=lambda row: (self.iou[row], row))
-
 
 @torch.inference_mode()
 def evaluate(
@@ -50,20 +46,10 @@ def evaluate(
     amp: str = "off",
     processes: Processes | None = None,
 ) -> Evaluation:
-    """Run a model over samples; the device is waited for once, at the end.
+    """Run a model, in evaluation mode, over whole pictures on its device.
 
-    Parameters
-    ----------
-    model
-        In evaluation mode, on the batches' device.
-    batches
-        Whole pictures, not augmented.
-    threshold
-        Probability from which a pixel is an eye.
-    amp
-        See `train.device.amp_dtype`.
-    processes
-        The group that shares the work; counts are joined, so all get the same figures.
+    The device is waited for once, at the end. `processes` share the work; counts are joined, so
+    all get the same figures. For `amp` see `train.device.amp_dtype`.
     """
     processes = processes or Processes()
     counts, losses, rows = [], [], []
@@ -108,21 +94,7 @@ def in_order(
 
 
 def calibrate(checkpoint: Checkpoint, loader: Loader, amp: str = "off") -> Checkpoint:
-    """Correct the probabilities of a model on val, and choose its threshold there.
-
-    A checkpoint that has been through this comes back as it is.
-
-    Parameters
-    ----------
-    checkpoint
-        A trained model.
-    loader
-        The val split.
-    amp
-        See `train.device.amp_dtype`.
-    """
-    if checkpoint.calibration:
-        return checkpoint
+    """Correct the probabilities of a model, and choose its threshold, both on val."""
 
     def run(changed: Checkpoint) -> Evaluation:
         model = changed.build().to(loader.device)
@@ -136,7 +108,7 @@ def calibrate(checkpoint: Checkpoint, loader: Loader, amp: str = "off") -> Check
         "error": after.reliability().error_unsure,
     }
     finished = replace(checkpoint, calibration=calibration, threshold=after.best_threshold())
-    return replace(finished, metrics=run(finished).metrics.to_dict())
+    return replace(finished, metrics=asdict(run(finished).metrics))
 
 
 @dataclass(frozen=True)
@@ -163,7 +135,7 @@ def evaluate_checkpoint(
         If checkpoint, pack, split or device are missing or do not fit together.
     """
     with join_processes(device) as (processes, chosen):
-        checkpoint = Checkpoint.load(model_path, chosen)
+        checkpoint = Checkpoint.load(model_path)
         model = checkpoint.build().to(chosen)
         samples = Split.open(shards, split)
         if samples.size != checkpoint.spec.size:

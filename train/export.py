@@ -58,24 +58,11 @@ class ExportCheck:
 
 
 def export_onnx(checkpoint: Checkpoint, path: Path, *, half: bool = False) -> str:
-    """Write a model as ONNX, and return the file's sha256.
+    """Write a finished model as ONNX, and return the file's sha256.
 
     Normalisation, calibration and sigmoid are inside; batch normalisation is folded. Metadata
-    holds everything that a checkpoint says of itself, the input rule and the terms.
-
-    Parameters
-    ----------
-    checkpoint
-        A finished model.
-    path
-        File to write.
-    half
-        Store convolutions in float16, at half the size; they are computed in float32 all the same.
-
-    Raises
-    ------
-    InputError
-        If the package `onnx` is missing.
+    holds everything that a checkpoint says of itself, the input rule and the terms. With `half`
+    convolutions are stored in float16, at half the size, and computed in float32 all the same.
     """
     try:
         import onnx
@@ -127,10 +114,7 @@ def check_onnx(
 ) -> ExportCheck:
     """Run batches of pictures, N x H x W x 3 uint8 RGB, through ONNX Runtime and through torch.
 
-    Raises
-    ------
-    InputError
-        If the masks differ by more than `LEAST_IOU` allows.
+    An `InputError` if the masks differ by more than `LEAST_IOU` allows.
     """
     import onnxruntime
 

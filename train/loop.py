@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,10 @@ import torch
 from tqdm import tqdm
 
 from preprocess.errors import InputError
+from preprocess.files import from_fields, write_json
 from preprocess.manifest import Manifest, SplitRecord
 from train.augment import AugmentedEpoch
-from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file
+from train.checkpoint import MODEL_FILE, Checkpoint, source_of_this_code
 from train.config import TrainConfig
 from train.data import Loader, resolve_loader
 from train.device import amp_dtype
@@ -24,62 +25,44 @@ from train.distributed import Processes, join_processes
 from train.evaluate import calibrate, evaluate, in_order
 from train.model import InputSpec, UNet, flop_count, parameter_count, to_channels_last
 from train.optimizer import average_decay, learning_rate
-from train.report import plot_history, save_predictions
+from train.report import plot_history, save_close_ups
 from train.run_folder import (
     HISTORY_PLOT,
     PREDICTIONS_PLOT,
+    SETTINGS_FILE,
     EpochRecord,
     check_writable,
-    history_from,
     latest_checkpoint,
-    prune_checkpoints,
     restore_best,
+    save_epoch,
     set_aside,
-    write_history,
-    write_settings,
 )
 from train.split import Split
 from train.step import TrainStep, to_host
 
 _WARMUP = 1.0  # epochs of rising rate: Muon's first steps are as long as any
 _LOG_STEPS = 10  # between looks at the loss, the only places where the host waits
+_DRAWN = 12  # samples of val in the picture at the end
 _PLOT_SECONDS = 20.0  # redraw the history at most so often
-_KEPT = 2  # training checkpoints, besides the best
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Outcome of a run.
+    """Outcome of a run."""
 
-    Attributes
-    ----------
-    model_path
-        The best epoch's weights.
-    best, history
-        Figures of that epoch, and of all.
-    judged_by
-        The split that they are of: val or, if it is empty, train.
-    warning
-        Why nothing may have been learnt; empty if all is well.
-    """
-
-    model_path: Path
+    model_path: Path  # the best epoch's weights
     best: EpochRecord
     history: tuple[EpochRecord, ...]
-    judged_by: str
-    warning: str = ""
+    judged_by: str  # the split of the figures: val or, if it is empty, train
+    warning: str = ""  # why nothing may have been learnt
 
 
 def fit(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     """Train a model; alone, or as one of the processes that `torchrun` started.
 
-    Parameters
-    ----------
-    config
-        The run.
-    resume
-        Go on from the newest checkpoint in `config.output`, if there is one; to more epochs, if
-        `config` has more. Without it, an earlier run in that folder is moved to ``previous-NNN/``.
+    With `resume` it goes on from the newest checkpoint in `config.output`, if there is one; to more
+    epochs, if `config` has more. Without, an earlier run in that folder is moved to
+    ``previous-NNN/``.
 
     Raises
     ------
@@ -123,13 +106,14 @@ def _fit(
     # Set up: where an earlier run stopped.
     if checkpoint:
         step.load_state_dict(checkpoint.training, checkpoint.weights)
-        history = history_from(checkpoint.training["history"])
+        history = [from_fields(EpochRecord, row) for row in checkpoint.training["history"]]
         if processes.is_first:
             restore_best(config.output, _best(history).epoch)
     elif processes.is_first and (aside := set_aside(config.output)):
         _say(f"an earlier run was moved to {aside}")
     if processes.is_first:
-        write_settings(config)
+        settings = {"settings": asdict(config), "source": source_of_this_code()}
+        write_json(config.output / SETTINGS_FILE, settings)
         amp = str(step.dtype).removeprefix("torch.") if step.dtype else "float32"
         kept = f"kept decoded on {loader.place}" if loader.place else "decoded anew each epoch"
         _say(
@@ -195,7 +179,7 @@ def _fit(
             }  # fmt: skip
             saved = Checkpoint(
                 config.model, spec, to_host(step.average.state_dict()),
-                metrics=figures.to_dict(), epoch=epoch + 1, training=training,
+                metrics=asdict(figures), epoch=epoch + 1, training=training,
             )  # fmt: skip
             plot = time.perf_counter() - plotted > _PLOT_SECONDS or epoch + 1 == config.epochs
             plotted = time.perf_counter() if plot else plotted
@@ -212,8 +196,9 @@ def _fit(
         if judge == "val" and not finished.calibration:
             finished = calibrate(finished, judging, config.amp)
             finished.save(model_path)
+        first = np.arange(min(_DRAWN, judging.split.samples), dtype=np.int32)
         drawn, path = finished.build().to(device), config.output / PREDICTIONS_PLOT
-        save_predictions(drawn, judging, finished.threshold, path)
+        save_close_ups(drawn, judging, first, finished.threshold, path)
     warning = _warning(best, judge, config, manifest.splits["train"])
     return TrainResult(model_path, best, tuple(history), judge, warning)
 
@@ -221,13 +206,7 @@ def _fit(
 def _save(
     output: Path, saved: Checkpoint, history: tuple[EpochRecord, ...], best: int, plot: bool
 ) -> None:
-    """Write what an epoch leaves behind."""
-    # The training checkpoint comes last: if the run is killed earlier, it repeats this epoch.
-    if best == saved.epoch:
-        replace(saved, training={}).save(output / MODEL_FILE)
-    write_history(output, history)
-    saved.save(epoch_file(output, saved.epoch))
-    prune_checkpoints(output, _KEPT, best)
+    save_epoch(output, saved, history, best)
     if plot:
         plot_history(history, output / HISTORY_PLOT)
 

@@ -15,12 +15,8 @@ def bce_dice(logits: Tensor, masks: Tensor) -> Tensor:
 
     Cross-entropy gives a gradient everywhere, Dice (Milletari et al., 3DV 2016) makes up for eyes
     being one pixel in a hundred. Both are taken per picture and then averaged, so the mean over
-    several processes is the loss of the whole batch.
-
-    Parameters
-    ----------
-    logits, masks
-        N x 1 x H x W; masks are 0 or 1.
+    several processes is the loss of the whole batch. `logits` and `masks` (0 or 1) are
+    N x 1 x H x W.
     """
     logits, masks = logits.float(), masks.float()
     cross_entropy = binary_cross_entropy_with_logits(logits, masks)

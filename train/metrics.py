@@ -6,7 +6,7 @@ batch averages are never taken. Counting stays on the device.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,49 +14,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures of one split; both eyes count as one class.
-
-    Attributes
-    ----------
-    f1, iou, precision, recall
-        From pixel counts over the whole split.
-    mean_iou
-        Mean over pictures of each one's IoU (1 where truth and prediction are both empty).
-    images, images_without_eyes
-        How many pictures, and how many of them show no eye.
-    false_positive_share
-        Share of the pixels of pictures without eyes that are marked all the same (0 if none).
-    """
+    """Figures of one split, from pixel counts over all of it; both eyes count as one class."""
 
     f1: float
     iou: float
     precision: float
     recall: float
-    mean_iou: float
+    mean_iou: float  # over pictures, of each one's IoU (1 if truth and prediction are both empty)
     images: int
     images_without_eyes: int
-    false_positive_pixels: int
-    false_positive_share: float
-
-    def to_dict(self) -> dict[str, float]:
-        """Return the figures by name."""
-        return asdict(self)
+    false_positive_pixels: int  # marked in pictures without eyes
+    false_positive_share: float  # of the pixels of those pictures (0 if there are none)
 
 
 def pixel_counts(logits: Tensor, masks: Tensor, threshold: float = 0.5) -> Tensor:
-    """Count pixels picture by picture.
+    """Count pixels by picture: true positives, false positives, false negatives, all; N x 4 int64.
 
-    Parameters
-    ----------
-    logits, masks
-        N x 1 x H x W; masks are 0 or 1.
-    threshold
-        Probability from which a pixel is an eye.
-
-    Returns
-    -------
-    torch.Tensor
-        N x 4 int64: true positives, false positives, false negatives, pixels in all.
+    `logits` and `masks` (0 or 1) are N x 1 x H x W. From the probability `threshold` on a pixel is
+    an eye.
     """
     predicted = logits.float().sigmoid() >= threshold
     truth = masks >= 0.5

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from preprocess.files import from_fields
 from train.config import ModelConfig
 
 _STEM = 2  # stride of the first convolution; 1 and 4 were screened (docs/model.md)
@@ -18,47 +17,24 @@ _FINE = 4  # channels that the coarse part hands to each pixel
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How the network wants its input; travels with the weights.
+    """How the network wants its input; travels with the weights."""
 
-    Attributes
-    ----------
-    size
-        Side of the square in pixels.
-    mean, std
-        Per channel R, G, B, in levels of 0..255 (ImageNet's).
-    """
-
-    size: int = 256
+    size: int = 256  # side of the square in pixels
+    # Per channel R, G, B, in levels of 0..255 (ImageNet's).
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain lists and numbers, for a checkpoint."""
-        content = asdict(self)
-        return content | {"mean": list(self.mean), "std": list(self.std)}
 
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> InputSpec:
-        """Inverse of `to_dict`; an unknown key fails."""
-        pairs = {"mean": tuple(content["mean"]), "std": tuple(content["std"])}
-        return from_fields(cls, content | pairs)
-
-
-class _Block(nn.Sequential):
-    """Twice: 3 x 3 convolution, batch normalisation (Ioffe and Szegedy, 2015), ReLU."""
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(
-            *_convolution(channels_in, channels_out), *_convolution(channels_out, channels_out)
-        )
-
-
-def _convolution(channels_in: int, channels_out: int, stride: int = 1) -> tuple[nn.Module, ...]:
-    return (
-        nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
-        nn.BatchNorm2d(channels_out),
-        nn.ReLU(inplace=True),
-    )
+def _convolutions(*channels: int, stride: int = 1) -> nn.Sequential:
+    """From each number of channels to the next: 3 x 3 convolution, batch normalisation, ReLU."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(channels):
+        layers += [
+            nn.Conv2d(before, after, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
 
 
 class UNet(nn.Module):
@@ -71,13 +47,6 @@ class UNet(nn.Module):
     itself: lids are thinner than two pixels. It is a correction, a sum, so that the coarse logits
     get their gradient directly: eight channels alone, cut off at zero, may all turn against the
     eyes in the first steps and never come back.
-
-    Parameters
-    ----------
-    config
-        Its shape.
-    spec
-        Mean and deviation of its input.
     """
 
     mean: Tensor
@@ -90,21 +59,19 @@ class UNet(nn.Module):
         for name, values in (("mean", spec.mean), ("std", spec.std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         widths = [config.width * 2**level for level in range(config.depth + 1)]
-        self.stem = nn.Sequential(*_convolution(3, config.width, _STEM))
+        self.stem = _convolutions(3, config.width, stride=_STEM)
         self.encoder = nn.ModuleList(
-            _Block(channels_in, channels_out)
-            for channels_in, channels_out in zip([config.width, *widths], widths, strict=False)
+            _convolutions(before, here, here) for before, here in pairwise([config.width, *widths])
         )
         self.pool = nn.MaxPool2d(2)
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(below, here, 2, 2)
-            for here, below in zip(widths, widths[1:], strict=False)
+            nn.ConvTranspose2d(below, here, 2, 2) for here, below in pairwise(widths)
         )
-        self.decoder = nn.ModuleList(_Block(2 * here, here) for here in widths[:-1])
+        self.decoder = nn.ModuleList(_convolutions(2 * here, here, here) for here in widths[:-1])
         self.coarse = nn.Conv2d(config.width, _FINE * _STEM**2, 1)
         self.shuffle = nn.PixelShuffle(_STEM)
-        self.detail = nn.Sequential(*_convolution(3, _DETAIL))
-        self.merge = nn.Sequential(*_convolution(_DETAIL + _FINE, _DETAIL))
+        self.detail = _convolutions(3, _DETAIL)
+        self.merge = _convolutions(_DETAIL + _FINE, _DETAIL)
         self.head = nn.Conv2d(_DETAIL, 1, 1)
         self._initialise()
 
@@ -125,18 +92,10 @@ class UNet(nn.Module):
             self.head.weight.mul_(0.1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Predict eye logits.
+        """Predict eye logits, N x 1 x H x W.
 
-        Parameters
-        ----------
-        images
-            N x 3 x H x W RGB, uint8 or float levels of 0..255; H and W multiples of
-            `config.stride`.
-
-        Returns
-        -------
-        torch.Tensor
-            N x 1 x H x W logits.
+        `images` is N x 3 x H x W RGB, uint8 or float levels of 0..255; H and W are multiples of
+        `config.stride`.
         """
         images = (images - self.mean) / self.std
         features = self.stem(images)
@@ -183,19 +142,10 @@ def fold_batch_norm(model: UNet) -> UNet:
     """Fold every batch normalisation into the convolution before it, in place, for inference."""
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-    def fold(sequence: nn.Module) -> nn.Sequential:
-        modules: list[Any] = []
-        for module in sequence.children():
-            if isinstance(module, nn.BatchNorm2d):
-                modules[-1] = fuse_conv_bn_eval(modules[-1], module)
-            else:
-                modules.append(module)
-        return nn.Sequential(*modules)
-
-    model.eval()
-    for name in ("stem", "detail", "merge"):
-        setattr(model, name, fold(getattr(model, name)))
-    for blocks in (model.encoder, model.decoder):
-        for level, block in enumerate(blocks):
-            blocks[level] = fold(block)
+    for layers in model.eval().modules():
+        if isinstance(layers, nn.Sequential):
+            for at in reversed(range(len(layers))):
+                if isinstance(norm := layers[at], nn.BatchNorm2d):
+                    layers[at - 1] = fuse_conv_bn_eval(layers[at - 1], norm)  # type: ignore[type-var]
+                    del layers[at]
     return model

@@ -27,16 +27,11 @@ _AVERAGE = 0.998  # share of the averaged weights that a step keeps: half a thou
 
 
 def orthogonalise(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Replace the singular values of matrices by about 1 (0.7 to 1.2).
+    """Replace the singular values of matrices, float32, by about 1 (0.7 to 1.2).
 
     Newton-Schulz iteration of Muon (Jordan et al., 2024), carried out on the small Gram matrices:
     each iterate is a polynomial of X X^T times X, so only the first and the last product have the
     long side. Gram matrices of one size are one batch. In bfloat16 this form diverges.
-
-    Parameters
-    ----------
-    matrices
-        Each m x n, float32.
     """
     tall = [len(matrix) > matrix.shape[1] for matrix in matrices]
     wide = [m.T if flip else m for m, flip in zip(matrices, tall, strict=True)]
@@ -64,15 +59,8 @@ class Muon(torch.optim.Optimizer):
 
     A filter bank counts as a matrix of output channels by everything else. All directions of it
     are moved alike, however small their gradient: a U-Net of this size learns in half the steps
-    that AdamW needs.
-
-    Parameters
-    ----------
-    filters, transposed
-        Weights of convolutions (out x in x k x k) and of transposed ones (in x out x k x k), whose
-        k x k outputs are separate rows of the matrix, as their stride is k.
-    lr
-        Step size.
+    that AdamW needs. Of transposed convolutions (in x out x k x k) the k x k outputs are separate
+    rows of the matrix, as their stride is k.
     """
 
     # GradScaler hands over whether a gradient overflowed instead of reading it.
@@ -126,39 +114,26 @@ def _as_filter(matrix: Tensor, like: Tensor, transposed: bool) -> Tensor:
 
 
 def build_optimizers(model: UNet, lr: float) -> list[torch.optim.Optimizer]:
-    """Share the weights of a model out.
+    """Share the weights of a model, on its device, out: AdamW first, then Muon.
 
     Muon takes the filters with at least 8 channels on either side; AdamW (Loshchilov and Hutter,
-    ICLR 2019) takes the rest, the layers that emit logits among them. Weights decay; biases and
-    normalisation have no scale to lose.
-
-    Parameters
-    ----------
-    model
-        The network, on its device.
-    lr
-        Peak rate of AdamW.
-
-    Returns
-    -------
-    list
-        Optimisers, AdamW first; each group's "peak" is what a schedule multiplies.
+    ICLR 2019), whose peak rate `lr` is, takes the rest, the layers that emit logits among them.
+    Weights decay; biases and normalisation have no scale to lose. A schedule multiplies each
+    group's "peak".
     """
     device = next(model.parameters()).device
-    emitting = (model.coarse.weight, model.head.weight)
     banks: dict[type[nn.Module], list[Tensor]] = {nn.Conv2d: [], nn.ConvTranspose2d: []}
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            bank = module.weight
-            if min(bank.shape[:2]) >= _MIN_SIDE and not any(bank is other for other in emitting):
-                banks[type(module)].append(bank)
+            emits = module is model.coarse or module is model.head
+            if min(module.weight.shape[:2]) >= _MIN_SIDE and not emits:
+                banks[type(module)].append(module.weight)
     filters = {id(bank) for kind in banks.values() for bank in kind}
     rest = [p for p in model.parameters() if id(p) not in filters]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": _WEIGHT_DECAY},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
     adamw = torch.optim.AdamW(
         groups, lr, fused=device.type in {"cpu", "cuda"}, capturable=device.type == "cuda"
     )
@@ -170,9 +145,9 @@ def build_optimizers(model: UNet, lr: float) -> list[torch.optim.Optimizer]:
 
 
 def learning_rate(step: int, steps: int, warmup: int) -> float:
-    """Return the share of the peak rate: up a line over `warmup` steps, then half a cosine to 1 %.
+    """Return the share of the peak rate: up a line over `warmup` steps, then down to a hundredth.
 
-    Half-cosine decay: Loshchilov and Hutter, ICLR 2017.
+    Down half a cosine: Loshchilov and Hutter, ICLR 2017.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -190,13 +165,7 @@ def average_decay(step: int) -> float:
 
 
 class Average:
-    """Moves averaged weights towards a model's; batch statistics move alike.
-
-    Parameters
-    ----------
-    average, model
-        Two networks of one shape; `average` is changed.
-    """
+    """Moves the weights of `average` towards those of `model`; batch statistics move alike."""
 
     def __init__(self, average: nn.Module, model: nn.Module) -> None:
         # Listed once: to collect them anew takes half a millisecond a step.

@@ -1,6 +1,5 @@
 """The portable decoder: libjpeg-turbo and zlib in threads, on any platform.
 
-It calls the functions that inference and the packer call (`preprocess.image`, `preprocess.mask`).
 `train.dali` gives the same bytes on a CPU; a test holds them equal.
 """
 
@@ -30,13 +29,7 @@ Pixels = npt.NDArray[np.uint8]
 def decode(
     split: Split, batches: Sequence[Rows], device: torch.device, threads: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Decode samples (see `train.data.Decode`).
-
-    Raises
-    ------
-    InputError
-        If a shard lacks a component, or holds one that cannot be decoded.
-    """
+    """Decode samples (see `train.data.Decode`); an `InputError` names one that is unreadable."""
     waiting: deque[tuple[Pixels, Pixels, list[Future[None]]]] = deque()
 
     def done() -> tuple[Tensor, Tensor]:
@@ -68,10 +61,7 @@ def _fill(samples: list[Encoded], images: Pixels, masks: Pixels) -> None:
 def decode_sample(sample: Encoded, size: int) -> tuple[Pixels, Pixels]:
     """Decode a packed pair to size x size x 3 RGB and a size x size mask of 0 and 255.
 
-    Raises
-    ------
-    InputError
-        If one of them is no picture, or of another size.
+    An `InputError` if one of them is no picture, or of another size.
     """
     image, mask = decode_rgb(sample.jpg, sample.name), decode_mask(sample)
     if not image.shape[:2] == mask.shape == (size, size):

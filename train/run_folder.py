@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -11,14 +10,7 @@ from typing import Any
 
 from preprocess.errors import InputError
 from preprocess.files import atomic_file, from_fields
-from train.checkpoint import (
-    MODEL_FILE,
-    Checkpoint,
-    epoch_file,
-    epoch_files,
-    source_of_this_code,
-)
-from train.config import TrainConfig
+from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file, epoch_files
 
 HISTORY_FILE = "history.jsonl"
 HISTORY_PLOT = "training_history.png"
@@ -26,21 +18,12 @@ PREDICTIONS_PLOT = "sample_predictions.png"
 SETTINGS_FILE = "settings.json"
 _EVALUATION_FILES = ("evaluation_*.json", "reliability_*.png", "stress_*", "best_*.png",
                      "median_*.png", "worst_*.png")  # fmt: skip
+_KEPT = 2  # training checkpoints, besides the best
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of ``history.jsonl``.
-
-    Attributes
-    ----------
-    epoch, loss, lr, seconds, images_per_second
-        Of training.
-    val_loss, val_f1, val_iou, val_mean_iou
-        Of val or, if that is empty, of train.
-    waiting
-        Share of the time spent waiting for data.
-    """
+    """One line of ``history.jsonl``; val's figures are those of train if val is empty."""
 
     epoch: int
     loss: float
@@ -51,28 +34,15 @@ class EpochRecord:
     lr: float
     seconds: float
     images_per_second: float
-    waiting: float
-
-
-def write_settings(config: TrainConfig) -> None:
-    """Write ``settings.json``: all settings of a run, and the code that it runs."""
-    content = {"settings": asdict(config), "source": source_of_this_code()}
-    with atomic_file(config.output / SETTINGS_FILE) as file:
-        file.write(json.dumps(content, indent=2, default=str).encode() + b"\n")
+    waiting: float  # share of the time spent waiting for data
 
 
 def read_run(output: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
-    """Return the settings and the history that a run left in its folder.
-
-    Raises
-    ------
-    InputError
-        If they are missing or damaged.
-    """
+    """Return the settings and the history that a run left; an `InputError` if they are damaged."""
     try:
         settings = json.loads((output / SETTINGS_FILE).read_text())["settings"]
         lines = (output / HISTORY_FILE).read_text().splitlines()
-        history = history_from([json.loads(line) for line in lines])
+        history = [from_fields(EpochRecord, json.loads(line)) for line in lines]
         if not history:
             raise ValueError("no epoch is finished")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -82,13 +52,7 @@ def read_run(output: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
 
 
 def check_writable(output: Path) -> None:
-    """Make the folder, and find out before the work that files can be written there.
-
-    Raises
-    ------
-    OSError
-        If they cannot.
-    """
+    """Make the folder, and raise an OSError if no file can be written there."""
     output.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=output):
         pass
@@ -96,18 +60,15 @@ def check_writable(output: Path) -> None:
 
 def set_aside(output: Path) -> Path | None:
     """Move an earlier run's files to ``previous-NNN/``; return that folder (None: no run)."""
-    names = [MODEL_FILE, HISTORY_FILE, HISTORY_PLOT, PREDICTIONS_PLOT]
-    paths = [output / name for name in names] + epoch_files(output)
-    paths = [path for path in paths if path.exists()]
-    if paths:
-        for pattern in (SETTINGS_FILE, *_EVALUATION_FILES):
-            paths += output.glob(pattern)
+    names = (MODEL_FILE, HISTORY_FILE, HISTORY_PLOT, PREDICTIONS_PLOT)
+    paths = [path for name in names if (path := output / name).exists()] + epoch_files(output)
     if not paths:
         return None
+    for pattern in (SETTINGS_FILE, *_EVALUATION_FILES):
+        paths += output.glob(pattern)
     number = 1
-    while (output / f"previous-{number:03d}").exists():
+    while (folder := output / f"previous-{number:03d}").exists():
         number += 1
-    folder = output / f"previous-{number:03d}"
     folder.mkdir()
     for path in paths:
         path.rename(folder / path.name)
@@ -115,12 +76,9 @@ def set_aside(output: Path) -> Path | None:
 
 
 def latest_checkpoint(output: Path, decides: dict[str, Any]) -> Checkpoint | None:
-    """Load the newest training checkpoint of a run with the same settings (None: there is none).
+    """Load the newest training checkpoint of a run (None: there is none).
 
-    Raises
-    ------
-    InputError
-        If a setting that decides the weights differs.
+    An `InputError` if a setting that decides the weights differs.
     """
     paths = epoch_files(output)
     if not paths:
@@ -151,20 +109,17 @@ def restore_best(output: Path, best: int) -> None:
         replace(Checkpoint.load(epoch_file(output, best)), training={}).save(path)
 
 
-def prune_checkpoints(output: Path, keep: int, best: int) -> None:
-    """Delete all training checkpoints but the last `keep` and the one of epoch `best`."""
-    for path in epoch_files(output)[:-keep]:
+def save_epoch(
+    output: Path, saved: Checkpoint, history: tuple[EpochRecord, ...], best: int
+) -> None:
+    """Write what an epoch leaves behind, and delete the checkpoints that are no longer wanted."""
+    # The training checkpoint comes last: if the run is killed earlier, it repeats this epoch.
+    if best == saved.epoch:
+        replace(saved, training={}).save(output / MODEL_FILE)
+    with atomic_file(output / HISTORY_FILE) as file:
+        for record in history:
+            file.write(json.dumps(asdict(record)).encode() + b"\n")
+    saved.save(epoch_file(output, saved.epoch))
+    for path in epoch_files(output)[:-_KEPT]:
         if path != epoch_file(output, best):
             path.unlink()
-
-
-def write_history(output: Path, records: Iterable[EpochRecord]) -> None:
-    """Write ``history.jsonl``, one epoch a line."""
-    with atomic_file(output / HISTORY_FILE) as file:
-        for record in records:
-            file.write(json.dumps(asdict(record)).encode() + b"\n")
-
-
-def history_from(rows: list[dict[str, Any]]) -> list[EpochRecord]:
-    """Rebuild records from a checkpoint."""
-    return [from_fields(EpochRecord, row) for row in rows]

@@ -1,13 +1,10 @@
 """A split of a pack: its samples by number, their order in an epoch, their bytes and eyes.
 
-Samples are numbered through the shards of a split. The order of an epoch is a pure function of
-pack, seed and epoch, so every decoder gives the same batches, a resumed run needs no state, and n
-processes with batch b / n each see exactly the batches of one process with batch b. Shuffling
-permutes the shards, and the samples of some shards together (packing has already mixed the samples
-over the shards), so reading stays local to a few shards.
-
-Keys, places and eyes are read from a shard when its turn comes: start-up and memory hardly depend
-on the number of samples.
+Samples are numbered through the shards. The order of an epoch is a pure function of pack, seed and
+epoch: every decoder gives the same batches, a resumed run needs no state, and processes share the
+batches that one would see. Shuffling permutes the shards, and the samples of some shards together
+(packing has already mixed them), so reading stays local. Keys, places and eyes are read from a
+shard when its turn comes: start-up and memory hardly depend on the number of samples.
 """
 
 from __future__ import annotations
@@ -49,33 +46,17 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Split:
-    """The samples of one split of a pack.
+    """The samples of one split of a pack."""
 
-    Attributes
-    ----------
-    name
-        train, val or test.
-    size
-        Side of the pictures in pixels.
-    shards
-        Shards in the manifest's order, with the number of samples in each.
-    """
-
-    name: str
-    size: int
-    shards: tuple[tuple[Path, int], ...]
+    name: str  # train, val or test
+    size: int  # side of the pictures in pixels
+    shards: tuple[tuple[Path, int], ...]  # in the manifest's order, with the samples in each
     _indexes: dict[int, ShardIndex] = field(default_factory=dict, compare=False, repr=False)
     _eyes: dict[int, Centres] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def open(cls, root: Path, name: str) -> Split:
-        """Read the manifest of a split and check that shards and indexes are what it says.
-
-        Raises
-        ------
-        InputError
-            If pack or split are missing, or a shard or index disagrees with the manifest.
-        """
+        """Read the manifest of a split; an `InputError` if a shard or index is not what it says."""
         manifest = Manifest.load(root)
         shards = []
         for record in manifest.split(name).shards:
@@ -99,32 +80,16 @@ class Split:
         return int(self._starts[-1])
 
     def steps(self, batch: int) -> int:
-        """Return the steps of an epoch of training.
-
-        Raises
-        ------
-        InputError
-            If there are not enough samples for one.
-        """
+        """Return the steps of an epoch of training; an `InputError` if there is none."""
         if batch > self.samples:
             problem = f"is {batch}, but split {self.name!r} has {self.samples} samples"
             raise InputError("--batch", problem, "Give a smaller batch")
         return self.samples // batch
 
     def shuffled(self, batch: int, seed: int, epoch: int) -> Rows:
-        """Return the samples of an epoch of training, by batches; the last, incomplete one is out.
+        """Return the samples of an epoch of training, steps x batch; incomplete batches are out.
 
-        Parameters
-        ----------
-        batch
-            Samples in a step of all processes together.
-        seed, epoch
-            Decide the order.
-
-        Returns
-        -------
-        numpy.ndarray
-            Steps x batch, int32: numbers of samples.
+        `batch` counts the samples in a step of all processes together.
         """
         rng = np.random.default_rng((*b"order", seed, epoch))
         shards = rng.permutation(len(self.shards))
@@ -147,30 +112,21 @@ class Split:
         return [self._index(shard).key(line) for shard, line in self._places(rows)]
 
     def read(self, rows: Rows) -> Iterator[Encoded]:
-        """Read samples: photograph and label map of one key, found by the shard's index.
-
-        Raises
-        ------
-        InputError
-            If one of them is missing, or the shard has another file in its place.
-        """
+        """Read photographs and label maps; an `InputError` if something else is in their place."""
         with ExitStack() as stack:
             files: dict[int, FileIO] = {}
             for shard, line in self._places(rows):
-                path = self.shards[shard][0]
                 if shard not in files:
+                    path = self.shards[shard][0]
                     files[shard] = stack.enter_context(path.open("rb", buffering=0))
-                yield _read_sample(files[shard], path, self._index(shard).entry(line))
+                index = self._index(shard)
+                yield _read_sample(files[shard], index.shard, index.entry(line))
 
     def eyes(self, rows: Rows) -> Centres:
         """Return x and y in pixels of both eyes of samples, N x 2 x 2 float32.
 
-        Of one eye, twice the same; if there is none, where eyes usually are.
-
-        Raises
-        ------
-        InputError
-            If a sample does not say where its eyes are.
+        Of one eye, twice the same; if there is none, where eyes usually are. An `InputError` if a
+        sample does not say where its eyes are.
         """
         found = np.empty((len(rows), 2, 2), np.float32)
         for place, (shard, line) in enumerate(self._places(rows)):

@@ -26,16 +26,8 @@ _EAGER = 3  # steps before a graph is captured: kernels, allocator and optimiser
 class TrainStep:
     """A network, what trains it, and its average: called once a step.
 
-    Parameters
-    ----------
-    model
-        The network, on its device, in training mode.
-    lr
-        Peak rate of AdamW.
-    amp
-        See `amp_dtype`.
-    processes
-        The group that shares the work.
+    `model` is on its device, in training mode; `lr` is the peak rate of AdamW; `processes` share
+    the work; for `amp` see `amp_dtype`.
     """
 
     def __init__(
@@ -56,21 +48,9 @@ class TrainStep:
         self._graphs: dict[tuple[int, ...], tuple[Any, Tensor, Tensor, Tensor]] = {}
 
     def __call__(self, images: Tensor, masks: Tensor, rate: float, decay: float) -> Tensor:
-        """Take a step.
+        """Take a step on what `train.augment` returns; return the loss before it, on the device.
 
-        Parameters
-        ----------
-        images, masks
-            From `train.augment.augment`.
-        rate
-            Share of the peak rates.
-        decay
-            Share of itself that the average keeps.
-
-        Returns
-        -------
-        torch.Tensor
-            The loss before the step, on the device.
+        `rate` is the share of the peak rates, `decay` the share of itself that the average keeps.
         """
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
