@@ -81,7 +81,7 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-def tiny(shards: Path, output: Path, **changes: Any) -> TrainConfig:
+def tiny(shards: Path | tuple[Path, ...], output: Path, **changes: Any) -> TrainConfig:
     """Return a short run of a small network; in four epochs it learns a little."""
     base = TrainConfig(
         shards, output, epochs=2, batch=2, lr=1e-2, loader="portable", model=ModelConfig(8, 3),

@@ -1,6 +1,6 @@
 """The augmentation: each effect against what it must do to a picture; off, it does nothing."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -59,8 +59,8 @@ def test_equal_seeds_draw_equal_numbers_and_ranks_take_their_rows() -> None:
     first, again, other = (
         draw(AugmentConfig(), SIZE, (0, 1, step), eyes(8), (32, 48)) for step in (2, 2, 3)
     )
-    for field in fields(Draw):
-        assert np.array_equal(getattr(first, field.name), getattr(again, field.name))
+    for name, array in first.arrays().items():
+        assert np.array_equal(array, again.arrays()[name]), name
     assert not np.array_equal(first.matrix, other.matrix)
     images, masks = picture(8)
     whole = augment(images, masks, first, (32, 48))
@@ -89,6 +89,7 @@ EFFECTS = {
     "aspect": Effect(1, 0.5), "rotation": Effect(1, 30), "translation": Effect(1, 0.2),
     "hide": Effect(1, 0.6), "light": Effect(1, 0.4), "colour": Effect(1, 0.5),
     "grey": Effect(1, 1), "blur": Effect(1, 3), "noise": Effect(1, 20), "jpeg": Effect(1, 80),
+    "lids": Effect(1, 1), "glasses": Effect(1, 0.8), "shade": Effect(1, 0.9),
 }  # fmt: skip
 
 
@@ -237,7 +238,9 @@ def test_jpeg_is_that_of_libjpeg() -> None:
 
 
 def test_covers_hide_eyes_from_image_and_mask() -> None:
-    images, masks, drawn = shown(only(hide=Effect(1, 0.6)), 200)
+    drawn = numbers(only(hide=Effect(1, 0.6)), 200)
+    smooth = replace(drawn, textured=np.zeros(200))
+    images, masks = augment(*picture(200), smooth, WHOLE)
     before, before_masks = plain(*picture(200))
     for row in np.flatnonzero(drawn.hidden):
         left, top, right, bottom = drawn.box[row].astype(int)
@@ -246,6 +249,12 @@ def test_covers_hide_eyes_from_image_and_mask() -> None:
     torch.testing.assert_close(images, before, rtol=0, atol=0.01)
     assert torch.equal(masks, before_masks)
     assert (masks.sum(dim=(1, 2, 3)) < plain(*picture(1))[1].sum()).sum() > 60
+    rough, same = augment(*picture(200), replace(drawn, textured=np.ones(200)), WHOLE)
+    assert torch.equal(same, masks)
+    changed = ((rough - images).abs() > 1).any(dim=1)
+    covered = ((images - plain(*picture(200))[0]).abs() > 1e-3).any(dim=1)
+    assert not (changed & ~covered).any(), "texture lies on covers only"
+    assert changed.sum() > 0.3 * covered.sum()
 
 
 def test_covers_move_with_the_picture() -> None:

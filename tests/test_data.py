@@ -86,7 +86,7 @@ def test_an_undecodable_sample_is_named(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sample_of_another_size_is_named(pack_root: Path, kind: str) -> None:
     split = Split.open(pack_root, "train")
-    wrong = Split("train", 32, split.shards)
+    wrong = Split("train", 32, split.shards, split.packs)
     with pytest.raises(InputError, match=r"image is \(64, 64, 3\).*the pack's size 32"):
         list(Loader(wrong, CPU, kind).batches(wrong.in_order(6)))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -38,6 +39,24 @@ def test_a_run_writes_what_users_look_for(whole: TrainConfig) -> None:
     assert settings.keys() == {field.name for field in fields(TrainConfig)}
     assert settings["augment"]["light"] == {"probability": 0.5, "strength": 0.2}
     assert "revision" in json.loads((whole.output / SETTINGS_FILE).read_text())["source"]
+
+
+def test_a_run_on_two_packs_says_how_it_does_on_each(pack_root: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(pack_root, tmp_path / "other"))
+    config = tiny((pack_root, other), tmp_path / "two", weights=(1.0, 0.5))
+    result = fit(config)
+    for record in result.history:
+        assert record.pack_f1.keys() == {pack_root.name, "other"}
+        assert record.val_f1 == pytest.approx(sum(record.pack_f1.values()) / 2)
+    finished = Checkpoint.load(result.model_path)
+    assert finished.data == [
+        {"name": pack_root.name, "samples": 20, "weight": 1.0},
+        {"name": "other", "samples": 20, "weight": 0.5},
+    ]
+    newest = Checkpoint.load(epoch_file(config.output, 2))
+    assert newest.training["model"]["shift"].shape == (2,)
+    assert "shift" not in newest.weights, "the shift is no part of the model"
+    assert len(fit(replace(config, epochs=3), resume=True).history) == 3
 
 
 def test_it_learns_to_find_drawn_eyes(face_model: Path) -> None:
@@ -170,5 +189,5 @@ def test_an_f1_of_0_is_a_warning_with_its_cause(pack_root: Path, tmp_path: Path)
     assert short.best.val_f1 == 0
     assert "val F1 is 0: 10 steps may be too few" in short.warning
     blind = replace(Manifest.load(pack_root).split("train"), eyes=EyeCount(none=20))
-    assert "no sample of train shows an eye" in _warning(short.best, "val", config, blind)
+    assert "no sample of train shows an eye" in _warning(short.best, "val", config, [blind])
     assert _warning(replace(short.best, val_f1=0.1), "val", config, blind) == ""

@@ -13,11 +13,13 @@ from preprocess.manifest import Manifest
 from preprocess.mask import decode_label, eye_centres
 from preprocess.shards import index_path, read_samples
 from train.distributed import Processes
-from train.split import Split
+from train.split import Pack, Split
 
 FIRST = "train/eyes-000000.tar"
 # Numbers 0 to 4, 5 to 8 and 9 to 11.
-SPLIT = Split("train", 64, ((Path("0.tar"), 5), (Path("5.tar"), 4), (Path("9.tar"), 3)))
+SPLIT = Split(
+    "train", 64, ((Path("0.tar"), 5), (Path("5.tar"), 4), (Path("9.tar"), 3)), (Pack("one", 12),)
+)
 
 
 def shards(root: Path) -> list[Path]:
@@ -56,9 +58,32 @@ def test_an_epoch_shuffles_a_few_shards_as_one(monkeypatch: pytest.MonkeyPatch) 
 def test_training_leaves_out_the_incomplete_batch_only(pack_root: Path) -> None:
     split = Split.open(pack_root, "train")
     order = split.shuffled(6, 0, 0)
-    assert order.shape == (split.steps(6), 6) == (3, 6)
+    assert order.shape == (3, 6)
     assert set(Counter(order.ravel().tolist()).values()) == {1}
     assert sorted(split.shuffled(20, 0, 0).ravel().tolist()) == list(range(20))
+
+
+def test_packs_are_numbered_one_after_the_other_and_shown_as_often_as_they_weigh(
+    pack_root: Path, face_shards: Path
+) -> None:
+    roots = (pack_root, pack_root)
+    split = Split.open_all(roots, "train", (2.0, 0.5))
+    alone = Split.open(pack_root, "train")
+    assert split.samples == 2 * alone.samples == 40
+    assert split.pack_of(everything(split)).tolist() == [0] * 20 + [1] * 20
+    name = pack_root.name
+    assert split.keys(np.array([3, 23], np.int32)) == [
+        f"{name}/{key}" for key in 2 * alone.keys(np.array([3], np.int32))
+    ]
+    for epoch in (0, 1):
+        shown = Counter(split.shuffled(1, 0, epoch).ravel().tolist())
+        assert [shown[row] for row in range(20)] == [2] * 20
+        half = [shown[row] for row in range(20, 40)]
+        assert set(half) == {0, 1}
+        assert sum(half) == 10
+    assert not np.array_equal(split.shuffled(1, 0, 0), split.shuffled(1, 0, 1))
+    with pytest.raises(InputError, match="holds 96-pixel squares.*same --size"):
+        Split.open_all((pack_root, face_shards), "train")
 
 
 def test_evaluation_shows_each_sample_once_whatever_batch_and_processes() -> None:
@@ -77,11 +102,12 @@ def test_processes_share_a_batch_evenly_or_not_at_all() -> None:
     with pytest.raises(InputError, match="cannot be shared by 4"):
         Processes(0, 4).share(6)
     with pytest.raises(InputError, match="--batch: is 64"):
-        SPLIT.steps(64)
+        SPLIT.shuffled(64, 0, 0)
 
 
 def test_an_epoch_of_100_000_samples_is_four_bytes_each() -> None:
-    split = Split("train", 64, tuple((Path(f"{number}.tar"), 1000) for number in range(100)))
+    shards = tuple((Path(f"{number}.tar"), 1000) for number in range(100))
+    split = Split("train", 64, shards, (Pack("large", 100_000),))
     split.shuffled(16, 0, 0)
     tracemalloc.start()
     try:

@@ -40,8 +40,9 @@ def batch(count: int = 4, side: int = 64) -> tuple[Tensor, Tensor]:
 def drawn(count: int) -> Draw:
     """Draw every effect for pictures of 64 x 64."""
     eyes = np.tile(np.array([[20.0, 24.0], [44.0, 24.0]], np.float32), (count, 1, 1))
-    numbers = draw(AugmentConfig(), 64, (0, 0, 0), eyes, (32, 48))
-    flags = (numbers.hidden, numbers.blurred, numbers.noisy, numbers.compressed)
+    often = AugmentConfig().with_changes(("lids=0.5:1", "glasses=0.5:0.8", "shade=0.5:0.97"))
+    numbers = draw(often, 64, (0, 0, 0), eyes, (32, 48))
+    flags = (array for array in numbers.arrays().values() if array.dtype == np.bool_)
     assert all(flag.any() for flag in flags)
     return numbers
 
@@ -88,7 +89,7 @@ def test_the_augmentation_takes_few_launches_whatever_the_batch() -> None:
         with Launches() as launches:
             augment(images, images[..., 0], numbers, (32, 48))
         counts.append(sum(launches.counts.values()))
-    assert counts[0] == counts[1] <= 160
+    assert counts[0] == counts[1] <= 350
 
 
 class NoReading(TorchDispatchMode):

@@ -6,6 +6,9 @@ Effects that few pictures have are applied to those few; the host knows which.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,6 +19,7 @@ from train.config import AugmentConfig, TrainConfig
 from train.data import Batch
 from train.device import send
 from train.draw import MIDDLE, Draw, draw
+from train.scene import Sent, close_lids, take_light, wear_glasses
 from train.split import Split
 
 # RGB to YCbCr and back (JFIF 1.02), chroma about 0.
@@ -35,6 +39,7 @@ _LUMA_STEPS = np.array([
 ])  # fmt: skip
 _CHROMA_STEPS = np.full((8, 8), 99)
 _CHROMA_STEPS[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
+_TEXTURE = 0.8  # contrast of a cover, as a share of the picture's
 
 
 def plain(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,43 +58,58 @@ def augment(
 
     `shape` is what `draw` was given.
     """
-    sent = _Sent(numbers, images.device)
-    grid = _grid(sent.matrix, shape)
+    sent = _sent(numbers, images.device)
+    grid = _grid(sent["matrix"], shape)
+    if len(sent["closing"]):
+        close_lids(grid, masks, sent)
     flow = (grid * (2 / images.shape[1]) - 1).movedim(1, -1)
     pictures, eyes = (
         nnf.grid_sample(planes.float(), flow, padding_mode="border", align_corners=False)
         for planes in (images.permute(0, 3, 1, 2), masks.unsqueeze(1))
     )
-    if len(sent.hidden):
-        _hide(pictures, eyes, grid, sent)
-    flat = pictures.flatten(2)
-    flat.copy_(torch.baddbmm(sent.colour[:, :, 3:], sent.colour[:, :, :3], flat))
-    for effect, rows in ((_blur, sent.blurred), (_add_noise, sent.noisy),
-                         (_compress, sent.compressed)):  # fmt: skip
+
+    def change(effect: Callable[..., Tensor], flag: str, *more: Any) -> None:
+        rows = sent[flag]
         if len(rows):
-            pictures.index_copy_(0, rows, effect(pictures.index_select(0, rows), rows, sent))
+            some = pictures.index_select(0, rows)
+            pictures.index_copy_(0, rows, effect(some, rows, sent, *more))
+
+    change(wear_glasses, "wearing", grid)
+    if len(sent["hidden"]):
+        _hide(pictures, eyes, grid, sent)
+    flat, colour = pictures.flatten(2), sent["colour"]
+    flat.copy_(torch.baddbmm(colour[:, :, 3:], colour[:, :, :3], flat))
+    if len(sent["shaded"]):
+        grain = _grain(sent["grain"].index_select(0, sent["shaded"]), pictures[0].numel())
+        change(take_light, "shaded", grid, grain, images.shape[1])
+    for effect, flag in ((_blur, "blurred"), (_add_noise, "noisy"), (_compress, "compressed")):
+        change(effect, flag)
     pictures = pictures.clamp(0, 255).contiguous(memory_format=torch.channels_last)
     return pictures, (eyes >= 128).float()
 
 
-class _Sent:
-    """A draw on its device: two transfers, whatever is in it; flags become lists of rows."""
+def _sent(numbers: Draw, device: torch.device) -> Sent:
+    """Send a draw to its device, in two transfers whatever is in it.
 
-    def __init__(self, numbers: Draw, device: torch.device) -> None:
-        columns = (numbers.matrix, numbers.box, numbers.cover, numbers.colour, numbers.sigma,
-                   numbers.noise, numbers.quality)  # fmt: skip
-        flat = [column.reshape(len(column), -1) for column in columns]
-        lists = [numbers.grain] + [
-            np.flatnonzero(flags)
-            for flags in (numbers.hidden, numbers.blurred, numbers.noisy, numbers.compressed)
-        ]
-        table = send(torch.from_numpy(np.concatenate(flat, axis=1).astype(np.float32)), device)
-        whole = send(torch.from_numpy(np.concatenate(lists)), device)
-        parts = torch.split(table, [part.shape[1] for part in flat], dim=1)
-        matrix, self.box, self.cover, colour, self.sigma, self.noise, self.quality = parts
-        self.matrix, self.colour = matrix.view(-1, 2, 3), colour.view(-1, 3, 4)
-        rows = torch.split(whole, list(map(len, lists)))
-        self.grain, self.hidden, self.blurred, self.noisy, self.compressed = rows
+    Of flags, the numbers of the pictures that have them arrive; a number for each picture arrives
+    as N x 1.
+    """
+    tables, lists = {}, {"grain": numbers.grain}
+    for name, array in numbers.arrays().items():
+        if array.dtype == np.bool_:
+            lists[name] = np.flatnonzero(array)
+        elif name != "grain":
+            tables[name] = array
+    flat = [array.reshape(len(array), -1) for array in tables.values()]
+    table = send(torch.from_numpy(np.concatenate(flat, axis=1).astype(np.float32)), device)
+    parts = torch.split(table, [part.shape[1] for part in flat], dim=1)
+    sent = {
+        name: part if array.ndim == 1 else part.reshape(array.shape)
+        for (name, array), part in zip(tables.items(), parts, strict=True)
+    }
+    whole = send(torch.from_numpy(np.concatenate(list(lists.values()))), device)
+    rows = torch.split(whole, list(map(len, lists.values())))
+    return sent | dict(zip(lists, rows, strict=True))
 
 
 def _grid(matrix: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -101,21 +121,28 @@ def _grid(matrix: Tensor, shape: tuple[int, int]) -> Tensor:
     return (across * x + offset)[:, :, None, :] + (down * y)[:, :, :, None]
 
 
-def _hide(pictures: Tensor, eyes: Tensor, grid: Tensor, sent: _Sent) -> None:
-    """Cover a rectangle of the input; its edge is as soft as the warp's interpolation makes it."""
-    rows = sent.hidden
-    left, top, right, bottom = sent.box.index_select(0, rows)[:, :, None, None].unbind(dim=1)
+def _hide(pictures: Tensor, eyes: Tensor, grid: Tensor, sent: Sent) -> None:
+    """Cover a rectangle of the input; its edge is as soft as the warp's interpolation makes it.
+
+    Texture is what the picture shows half its height away.
+    """
+    rows = sent["hidden"]
+    left, top, right, bottom = sent["box"].index_select(0, rows)[:, :, None, None].unbind(dim=1)
     x, y = grid.index_select(0, rows).unbind(dim=1)
     inside = torch.minimum(torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y))
     share = (inside + 0.5).clamp(0, 1).unsqueeze(1)
-    colour = sent.cover.index_select(0, rows)[:, :, None, None]
-    pictures.index_copy_(0, rows, pictures.index_select(0, rows).lerp(colour, share))
+    some = pictures.index_select(0, rows)
+    texture = some.roll(some.shape[2] // 2, 2)
+    strength = _TEXTURE * sent["textured"].index_select(0, rows)[:, :, None, None]
+    colour = sent["cover"].index_select(0, rows)[:, :, None, None]
+    colour = colour + strength * (texture - texture.mean(dim=(2, 3), keepdim=True))
+    pictures.index_copy_(0, rows, some.lerp(colour, share))
     eyes.index_copy_(0, rows, eyes.index_select(0, rows) * (1 - share))
 
 
-def _blur(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
+def _blur(pictures: Tensor, rows: Tensor, sent: Sent) -> Tensor:
     """Convolve with a Gaussian, as two matrix products; at the border it is cut off."""
-    sigma = sent.sigma.index_select(0, rows)
+    sigma = sent["sigma"].index_select(0, rows)
 
     def weights(side: int) -> Tensor:
         at = torch.arange(side, device=pictures.device)
@@ -127,24 +154,28 @@ def _blur(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
     return blurred
 
 
-def _add_noise(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
-    """Add noise that follows from `grain` and the pixel's number alone, the same on any device.
+def _add_noise(pictures: Tensor, rows: Tensor, sent: Sent) -> Tensor:
+    grain = _grain(sent["grain"].index_select(0, rows), pictures[0].numel())
+    return pictures + (sent["noise"].index_select(0, rows) * grain).view_as(pictures)
+
+
+def _grain(seeds: Tensor, count: int) -> Tensor:
+    """Return standard normal noise, N x count, from N seeds; the same on any device.
 
     An integer hash (Wellons, "lowbias32", 2018) makes 32 bits of each pixel's number; the sum of
     its four bytes is normally distributed but for the tails (Irwin-Hall), which end at 3.5 sigma.
     """
-    numbers = torch.arange(pictures[0].numel(), device=pictures.device, dtype=torch.int32)
-    bits = numbers + sent.grain.index_select(0, rows).int()[:, None]
+    numbers = torch.arange(count, device=seeds.device, dtype=torch.int32)
+    bits = numbers + seeds.int()[:, None]
     bits = (bits ^ ((bits >> 16) & 0xFFFF)) * 0x7FEB352D
     bits = (bits ^ ((bits >> 15) & 0x1FFFF)) * (0x846CA68B - (1 << 32))
     bits = bits ^ ((bits >> 16) & 0xFFFF)
     total = (bits & 255) + ((bits >> 8) & 255) + ((bits >> 16) & 255) + ((bits >> 24) & 255)
     deviation = float(np.sqrt(4 * (256**2 - 1) / 12))
-    levels = (total.float() - 2 * 255) * (sent.noise.index_select(0, rows) / deviation)
-    return pictures + levels.view_as(pictures)
+    return (total.float() - 2 * 255) / deviation
 
 
-def _compress(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
+def _compress(pictures: Tensor, rows: Tensor, sent: Sent) -> Tensor:
     """Compress as JPEG does (ITU-T T.81), chroma at half the size, without its lossless steps."""
 
     def constant(values: npt.NDArray[np.floating] | npt.NDArray[np.integer]) -> Tensor:
@@ -154,7 +185,7 @@ def _compress(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
     sides = (0, -width % 16, 0, -height % 16)
     whole = nnf.pad(pictures, sides, mode="replicate") if any(sides) else pictures
     planes = torch.einsum("ij,njhw->nihw", constant(_RGB_TO_YCC), whole.clamp(0, 255))
-    quality = sent.quality.index_select(0, rows)[:, :, None]
+    quality = sent["quality"].index_select(0, rows)[:, :, None]
     # libjpeg's scale of the steps, in percent (jpeg_quality_scaling).
     percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
     transform = constant(_DCT)
@@ -177,6 +208,12 @@ def _compress(pictures: Tensor, rows: Tensor, sent: _Sent) -> Tensor:
     return result
 
 
+def needs_eyes(config: AugmentConfig) -> bool:
+    """Return whether an augmentation has to know where the eyes are."""
+    effects = (config.hide, config.lids, config.glasses, config.shade)
+    return config.crop is not None or any(effect.probability for effect in effects)
+
+
 class AugmentedEpoch:
     """The samples of an epoch, counted from 0: their order, and what the network is shown of them.
 
@@ -190,7 +227,7 @@ class AugmentedEpoch:
         self.order = list(self._rows[:, mine])
         crop, size = self._stage.crop, split.size
         self._shape = crop.pixels(size, config.model.stride) if crop else (size, size)
-        self._by_eyes = crop is not None or self._stage.hide.probability > 0
+        self._by_eyes = needs_eyes(self._stage)
 
     def __call__(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
         """Augment a batch; the numbers are drawn for the batch of all processes."""

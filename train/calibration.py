@@ -169,4 +169,4 @@ class LogitHistogram:
 
 
 def _sigmoid(values: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-values)), np.float64)
+    return np.exp(-np.logaddexp(0, -values))  # overflows nowhere

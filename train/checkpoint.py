@@ -49,6 +49,7 @@ class Checkpoint:
     calibration: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)  # on val
     epoch: int = 0
+    data: list[dict[str, Any]] = field(default_factory=list)  # packs: name, samples, weight
     source: dict[str, str] = field(default_factory=dict)  # code revision and versions
     training: dict[str, Any] = field(default_factory=dict)  # to go on; empty in a finished model
 
@@ -63,6 +64,7 @@ class Checkpoint:
             "calibration": self.calibration,
             "metrics": self.metrics,
             "epoch": self.epoch,
+            "data": self.data,
             "source": self.source or source_of_this_code(),
         }
 
@@ -79,6 +81,7 @@ class Checkpoint:
                    if name != "calibration"}  # fmt: skip
         kept = ("threshold", "calibration", "metrics", "epoch", "source", "training")
         return cls(from_fields(ModelConfig, shape), from_fields(InputSpec, spec), weights,
+                   data=content.get("data", []),  # earlier files do not say
                    **{name: content[name] for name in kept})  # fmt: skip
 
     def save(self, path: Path) -> None:

@@ -14,8 +14,8 @@ from train.config import AMP, LOADERS, PRESETS
 
 PATH = click.Path(path_type=Path)
 MODEL = Path("output/eye_segmentation_model.pth")
-SHARDS = click.option("--shards", type=PATH, default=Path("shards"), show_default=True,
-                      help="Folder of the pack.")  # fmt: skip
+SHARDS = click.option("--shards", type=PATH, multiple=True, default=[Path("shards")],
+                      show_default="shards", help="Folder of a pack; may be repeated.")  # fmt: skip
 TUNE = click.option("--tune/--no-tune", default=True, show_default=True,
                     help="Keep freed memory, let OpenMP threads sleep.")  # fmt: skip
 
@@ -59,6 +59,9 @@ def main() -> None:
 # not given is not passed on. The help repeats them, and a test holds it to them.
 @main.command()
 @SHARDS
+@click.option("--weight", "weights", type=float, multiple=True,
+              help="How often an epoch shows each sample of a pack, in the order of --shards.  "
+                   "[default: 1]")  # fmt: skip
 @click.option("--output", type=PATH, help="Folder for model, history, plots.  [default: output]")
 @click.option("--preset", type=click.Choice(list(PRESETS)),
               help="Other defaults: the bundled weights' recipe, or the fewest seconds to nearly "
@@ -79,8 +82,9 @@ def main() -> None:
 @TUNE
 @reports_errors
 def fit(
-    preset: str | None, changes: tuple[str, ...], resume: bool, tune: bool, **given: Any
-) -> None:
+    preset: str | None, shards: tuple[Path, ...], weights: tuple[float, ...],
+    changes: tuple[str, ...], resume: bool, tune: bool, **given: Any,
+) -> None:  # fmt: skip
     """Train a model; writes model, checkpoints, history, settings and plots to OUTPUT."""
     _tuned(tune)
     from train.config import AugmentConfig, TrainConfig
@@ -89,7 +93,8 @@ def fit(
     settings = PRESETS[preset] if preset else {}
     settings = settings | {name: value for name, value in given.items() if value is not None}
     augment = settings.pop("augment", AugmentConfig()).with_changes(changes)
-    result = run(TrainConfig(augment=augment, **settings), resume=resume)
+    config = TrainConfig(shards, weights=weights, augment=augment, **settings)
+    result = run(config, resume=resume)
     f1 = f"{result.judged_by} F1 {result.best.val_f1:.4f}"
     _say(f"{result.model_path}: {f1} (epoch {result.best.epoch})")
     if result.warning:
@@ -107,12 +112,16 @@ def fit(
 @_computes
 @TUNE
 @reports_errors
-def evaluate(
-    shards: Path, split: str, model_path: Path, output: Path | None, stress: bool, tune: bool,
-    **given: Any,
-) -> None:  # fmt: skip
+def evaluate(shards: tuple[Path, ...], tune: bool, **given: Any) -> None:
     """Print figures of a model on a split; writes JSON, plots, and grids of best and worst."""
     _tuned(tune)
+    for root in shards:
+        _evaluate(root, **given)
+
+
+def _evaluate(
+    shards: Path, split: str, model_path: Path, output: Path | None, stress: bool, **given: Any
+) -> None:
     from preprocess.files import write_json
     from train.evaluate import evaluate_checkpoint
     from train.report import plot_reliability, plot_stress, save_evaluation, save_examples, table
@@ -123,7 +132,7 @@ def evaluate(
     run = evaluate_checkpoint(model_path, shards, split, **settings)
     if not run.processes.is_first:
         return
-    click.echo(table(run.evaluation))
+    click.echo(f"{shards}, {split}\n{table(run.evaluation)}")
     name = f"{shards.resolve().name}_{split}"
     context = {"shards": str(shards), "split": split, "model": str(model_path)}
     written = [folder / f"evaluation_{name}.json", folder / f"reliability_{name}.png"]

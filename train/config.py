@@ -71,8 +71,9 @@ class Crop:
 class AugmentConfig:
     """The augmentations of training, in the order in which they are applied.
 
-    `hide` and the geometric ones change image and mask together. The rest imitates cameras and
-    file formats, and changes the image only. A strength of 1 means nothing to `flip` and `grey`.
+    `hide`, `lids` and the geometric ones change image and mask together. The rest imitates what is
+    worn, light, cameras and file formats, and changes the image only. A strength of 1 means nothing
+    to `flip` and `grey`.
     """
 
     crop: Crop | None = Crop()  # None shows whole pictures
@@ -89,6 +90,10 @@ class AugmentConfig:
     # is to cover both, and by the distance of the eyes if it comes from beside). What it hides is
     # no eye any more.
     hide: Effect = Effect(0.5, 0.3)
+    # Let the upper lids come down, over up to this share of the opening, mostly altogether.
+    lids: Effect = Effect(0.12, 1.0)
+    glasses: Effect = Effect(0.12, 0.8)  # lenses that keep up to this share of the light away
+    shade: Effect = Effect(0.12, 0.97)  # up to this share of the light is lost, or a shadow falls
     light: Effect = Effect(0.8, 0.3)  # brightness and contrast, each a factor in 1 +- strength
     colour: Effect = Effect(0.4, 0.3)  # saturation, in 1 +- strength; hue, +- 60 degrees x strength
     grey: Effect = Effect(0.05, 1.0)
@@ -117,13 +122,17 @@ class AugmentConfig:
         return cls(None, **dict.fromkeys(cls().effects(), _OFF))
 
     def softened(self) -> AugmentConfig:
-        """Return these settings at half the strength or, if strength means nothing, as often."""
+        """Return these settings at half the strength or, if strength means nothing, as often.
+
+        What hides eyes stays as it is: half of it costs F1 under covers (docs/recipe.md).
+        """
         by_strength = {"larger", "smaller", "aspect", "rotation", "translation"}
+        kept = {"flip", "hide", "lids", "glasses", "shade"}
         changed: dict[str, Any] = {}
         for name, effect in self.effects().items():
             if name in by_strength:
                 changed[name] = replace(effect, strength=effect.strength / 2)
-            elif name != "flip":
+            elif name not in kept:
                 changed[name] = replace(effect, probability=effect.probability / 2)
         return replace(self, **changed)
 
@@ -166,8 +175,9 @@ class AugmentConfig:
 class TrainConfig:
     """A whole run; docs/training.md says more of each setting."""
 
-    shards: Path
+    shards: Path | tuple[Path, ...]  # a pack, or several
     output: Path = Path("output")
+    weights: tuple[float, ...] = ()  # how often an epoch shows each pack's samples; empty: once
     epochs: int = 25
     batch: int = 16  # samples in a step, of all processes together
     lr: float = 5e-3  # peak rate of AdamW; the filters' is a multiple of it (train.optimizer)
@@ -185,6 +195,11 @@ class TrainConfig:
     model: ModelConfig = ModelConfig()
 
     def __post_init__(self) -> None:
+        count, right = len(self.weights), all(0 < weight < 100 for weight in self.weights)
+        problem = f"is {', '.join(f'{weight:g}' for weight in self.weights)}"
+        require(right, "--weight", problem, "above 0, below 100")
+        require(count in (0, len(self.packs)), "--weight", f"is given {count} times",
+                f"as often as --shards: {len(self.packs)}")  # fmt: skip
         require(self.epochs >= 1, "--epochs", f"is {self.epochs}", "1 or more")
         require(self.batch >= 1, "--batch", f"is {self.batch}", "1 or more")
         require(0 < self.lr < math.inf, "--lr", f"is {self.lr}", "a number above 0")
@@ -193,6 +208,11 @@ class TrainConfig:
         require(0 <= self.grow <= 1, "grow", f"is {self.grow}", "0 to 1")
         require(self.amp in AMP, "--amp", f"is {self.amp!r}", ", ".join(AMP))
         require(self.loader in LOADERS, "--loader", f"is {self.loader!r}", ", ".join(LOADERS))
+
+    @property
+    def packs(self) -> tuple[Path, ...]:
+        """The folders of all packs."""
+        return self.shards if isinstance(self.shards, tuple) else (self.shards,)
 
     def stage(self, epoch: int) -> AugmentConfig:
         """Return how the samples of an epoch, counted from 0, are augmented."""

@@ -7,16 +7,15 @@ its own rows. `train.augment` says what they do.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from train.config import AugmentConfig, Effect
 from train.covers import draw_covers
+from train.scene import Flags, Floats, Scene, draw_scene
 from train.split import Centres
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 # RGB to YIQ (FCC NTSC, 1953) and back: hue is an angle, saturation a length in its I-Q plane.
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
@@ -26,19 +25,21 @@ _HUE_DEGREES = 60.0
 # Of crops: the share that lies anywhere, and how much more those are enlarged; of the others, how
 # many show both eyes; how far off the centre, in shares of the sides.
 _ANYWHERE, _ANYWHERE_ZOOM, _BOTH_EYES, _SCATTER = 0.25, 2.0, 0.7, 0.3
+_TEXTURED = 0.5  # of covers: those with texture
 
 
 @dataclass(frozen=True)
 class Draw:
     """Random numbers for a batch of N pictures; the first axis of every array is N.
 
-    `hidden`, `blurred`, `noisy` and `compressed` say whether the effect applies.
+    Flags say whether an effect applies.
     """
 
     matrix: Floats  # N x 2 x 3, output to input in pixels, (0, 0) the corner of the corner pixel
     hidden: Flags
     box: Floats  # N x 4: left, top, right and bottom of what is covered, in pixels of the input
     cover: Floats  # N x 3: its colour, RGB in levels
+    textured: Floats  # N: 1 if it has texture
     colour: Floats  # N x 3 x 4: what multiplies R, G and B and, last, what is added, in levels
     blurred: Flags
     sigma: Floats  # N: standard deviation in pixels
@@ -47,10 +48,18 @@ class Draw:
     grain: npt.NDArray[np.int64]  # N: which noise
     compressed: Flags
     quality: npt.NDArray[np.int64]  # N
+    scene: Scene
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return all arrays by name."""
+        own = {name: value for name, value in vars(self).items() if name != "scene"}
+        return own | vars(self.scene)
 
     def rows(self, part: slice) -> Draw:
         """Return the numbers of some pictures of the batch."""
-        return Draw(**{name: array[part] for name, array in vars(self).items()})
+        cut = {name: array[part] for name, array in self.arrays().items()}
+        scene = Scene(**{name: cut.pop(name) for name in vars(self.scene)})
+        return Draw(**cut, scene=scene)
 
 
 def draw(
@@ -98,9 +107,11 @@ def draw(
     quality = rng.uniform(worst, max(worst, 90) + 1, count).astype(np.int64).clip(1, 100)
     matrix = _matrices(flip, scale, stretch, angle, source, target)
     hidden &= (last > first).all(axis=1)
-    box, grain = np.concatenate([first, last], axis=1), rng.integers(1 << 30, size=count)
-    return Draw(matrix, hidden, box, np.rint(cover), colour, blurred, sigma, noisy, noise, grain,
-                compressed, quality)  # fmt: skip
+    box, scene = np.concatenate([first, last], axis=1), draw_scene(rng, config, eyes)
+    textured = (rng.random(count) < _TEXTURED).astype(np.float64)
+    grain = rng.integers(1 << 30, size=count)
+    return Draw(matrix, hidden, box, np.rint(cover), textured, colour, blurred, sigma, noisy, noise,
+                grain, compressed, quality, scene)  # fmt: skip
 
 
 def _crop_places(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from preprocess.errors import InputError
@@ -20,7 +21,7 @@ from train.device import amp_dtype, autocast
 from train.distributed import Processes, join_processes
 from train.loss import bce_dice
 from train.metrics import Metrics, image_iou, metrics_of, pixel_counts
-from train.split import Split
+from train.split import Rows, Split
 
 _BATCH = {"cuda": 256}  # large where it costs nothing; in a CPU's cache elsewhere
 _CPU_BATCH = 16
@@ -28,13 +29,32 @@ _CPU_BATCH = 16
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of samples, their mean loss, each one's IoU by number, and all pixels by logit."""
+    """What a model makes of samples."""
 
-    metrics: Metrics
-    loss: float
-    iou: dict[int, float]
+    rows: Rows  # N, the samples' numbers in their split
+    counts: Tensor  # N x 4, see `pixel_counts`
+    loss: float  # mean
     images_per_second: float
-    histogram: LogitHistogram
+    histogram: LogitHistogram  # all pixels by logit
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """Figures of all samples."""
+        return metrics_of(self.counts)
+
+    @cached_property
+    def iou(self) -> dict[int, float]:
+        """Each sample's IoU, by number."""
+        return dict(zip(self.rows.tolist(), image_iou(self.counts).tolist(), strict=True))
+
+    def by_pack(self, split: Split) -> dict[str, Metrics]:
+        """Return the figures of each pack that has samples here."""
+        packs = split.pack_of(self.rows)
+        return {
+            pack.name: metrics_of(self.counts[torch.from_numpy(packs == number)])
+            for number, pack in enumerate(split.packs)
+            if (packs == number).any()
+        }
 
 
 @torch.inference_mode()
@@ -69,12 +89,12 @@ def evaluate(
     joined = processes.gather(torch.cat(counts)).cpu()
     loss = processes.gather(torch.stack(losses)).sum()
     histogram = processes.gather(pixels[None]).sum(dim=0)
-    names = processes.gather(torch.cat(rows)).tolist()
+    names = processes.gather(torch.cat(rows)).numpy()
     seconds = time.perf_counter() - started
     return Evaluation(
-        metrics_of(joined),
+        names,
+        joined,
         float(loss) / max(1, len(joined)),
-        dict(zip(names, image_iou(joined).tolist(), strict=True)),
         len(joined) / seconds,
         LogitHistogram(histogram.cpu().numpy()),
     )

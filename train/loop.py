@@ -16,11 +16,11 @@ from tqdm import tqdm
 from preprocess.errors import InputError
 from preprocess.files import from_fields, write_json
 from preprocess.manifest import Manifest, SplitRecord
-from train.augment import AugmentedEpoch
+from train.augment import AugmentedEpoch, needs_eyes
 from train.checkpoint import MODEL_FILE, Checkpoint, source_of_this_code
 from train.config import TrainConfig
 from train.data import Loader, resolve_loader
-from train.device import amp_dtype
+from train.device import amp_dtype, send
 from train.distributed import Processes, join_processes
 from train.evaluate import calibrate, evaluate, in_order
 from train.model import InputSpec, UNet, flop_count, parameter_count, to_channels_last
@@ -77,19 +77,22 @@ def _fit(
     config: TrainConfig, resume: bool, processes: Processes, device: torch.device
 ) -> TrainResult:
     # Set up: data.
-    manifest, train = Manifest.load(config.shards), Split.open(config.shards, "train")
+    manifests = [Manifest.load(root) for root in config.packs]
+    train = Split.open_all(config.packs, "train", config.weights)
     if train.size % config.model.stride:
         problem = f"holds {train.size}-pixel squares"
         remedy = f"This network needs a multiple of {config.model.stride}: pack with another --size"
-        raise InputError(config.shards, problem, remedy)
-    steps, mine = train.steps(config.batch), processes.share(config.batch)
-    if config.augment.crop or config.augment.hide.probability:
+        raise InputError(config.packs[0], problem, remedy)
+    steps, mine = len(train.shuffled(config.batch, config.seed, 0)), processes.share(config.batch)
+    if needs_eyes(config.augment):
         train.eyes(np.zeros(1, np.int32))  # a pack without eyes is refused before a run begins
     cache, quiet = config.cache if config.epochs > 1 else "off", not processes.is_first
     loader = judging = Loader(train, device, config.loader, cache, quiet=quiet)
-    judge = "val" if manifest.splits["val"].samples else "train"
-    if judge == "val":
-        val = Split.open(config.shards, "val")
+    judged = [root for root, pack in zip(config.packs, manifests, strict=True)
+              if pack.splits["val"].samples]  # fmt: skip
+    judge = "val" if judged else "train"
+    if judged:
+        val = Split.open_all(judged, "val")
         judging = Loader(val, device, config.loader, cache, quiet=quiet)
 
     # Set up: network, optimisers, averaged weights.
@@ -98,10 +101,11 @@ def _fit(
     check_writable(config.output)
     history: list[EpochRecord] = []
     decides = config.decides() | {"amp": str(amp_dtype(config.amp, device)),
-                                  "data": manifest.digest}  # fmt: skip
+                                  "data": " ".join(each.digest for each in manifests)}  # fmt: skip
     checkpoint = latest_checkpoint(config.output, decides) if resume else None
     model = _first_model(config, spec, device, begin=checkpoint is None)
-    step = TrainStep(model, config.lr, config.amp, processes)
+    several = len(config.packs) > 1
+    step = TrainStep(model, config.lr, config.amp, processes, len(config.packs))
 
     # Set up: where an earlier run stopped.
     if checkpoint:
@@ -117,10 +121,10 @@ def _fit(
         amp = str(step.dtype).removeprefix("torch.") if step.dtype else "float32"
         kept = f"kept decoded on {loader.place}" if loader.place else "decoded anew each epoch"
         _say(
-            f"{parameter_count(step.model) / 1e6:.2f} M parameters, "
+            f"{parameter_count(model) / 1e6:.2f} M parameters, "
             f"{flop_count(UNet(config.model), spec.size) / 1e9:.2f} GFLOP at {spec.size}, {amp}, "
             f"{device}, {processes.world} process(es), {resolve_loader(config.loader)} loader, "
-            f"{train.samples} train and {manifest.splits['val'].samples or 'no'} val samples "
+            f"{train.samples} train and {val.samples if judged else 'no'} val samples "
             f"({kept}), epochs {len(history)} to {config.epochs}"
         )
     writer, saving, plotted = ThreadPoolExecutor(1), None, -math.inf
@@ -138,7 +142,10 @@ def _fit(
                 waited += time.perf_counter() - asked
                 done = epoch * steps + number
                 rate = learning_rate(done, config.epochs * steps, round(_WARMUP * steps))
-                total += step(*shown(batch, number), rate, average_decay(done))
+                pack = (
+                    send(torch.from_numpy(train.pack_of(batch.rows)), device) if several else None
+                )
+                total += step(*shown(batch, number), rate, average_decay(done), pack)
                 bar.update()
                 if (number + 1) % _LOG_STEPS == 0 or number + 1 == steps:
                     # The same figure on all processes, so that they stop together.
@@ -159,27 +166,26 @@ def _fit(
         evaluation = evaluate(
             step.average, in_order(judging, processes), amp=config.amp, processes=processes
         )
-        figures = evaluation.metrics
+        by_pack = evaluation.by_pack(judging.split)
+        f1, iou, mean_iou = np.mean([(m.f1, m.iou, m.mean_iou) for m in by_pack.values()], axis=0)
         history.append(EpochRecord(
-            epoch=epoch + 1, loss=loss, val_loss=evaluation.loss, val_f1=figures.f1,
-            val_iou=figures.iou, val_mean_iou=figures.mean_iou, lr=rate * config.lr,
+            epoch=epoch + 1, loss=loss, val_loss=evaluation.loss, val_f1=float(f1),
+            val_iou=float(iou), val_mean_iou=float(mean_iou), lr=rate * config.lr,
             seconds=seconds, images_per_second=speed, waiting=waited / seconds,
+            pack_f1={name: metrics.f1 for name, metrics in by_pack.items()},
         ))  # fmt: skip
 
         # Save, beside the next epoch.
         best = _best(history)
         if processes.is_first:
-            _say(
-                f"epoch {epoch + 1}/{config.epochs}: loss {loss:.4f}, {judge} F1 {figures.f1:.4f} "
-                f"(best {best.val_f1:.4f}, epoch {best.epoch}), IoU {figures.iou:.4f}, "
-                f"{speed:.1f} images/s, {waited / seconds:.1%} waiting for data"
-            )
+            _say(_line(config, history[-1], best, judge))
             training = step.state_dict() | {
                 "decides": decides, "history": [asdict(record) for record in history]
             }  # fmt: skip
             saved = Checkpoint(
                 config.model, spec, to_host(step.average.state_dict()),
-                metrics=asdict(figures), epoch=epoch + 1, training=training,
+                metrics=asdict(evaluation.metrics), epoch=epoch + 1, training=training,
+                data=[asdict(pack) for pack in train.packs],
             )  # fmt: skip
             plot = time.perf_counter() - plotted > _PLOT_SECONDS or epoch + 1 == config.epochs
             plotted = time.perf_counter() if plot else plotted
@@ -199,7 +205,7 @@ def _fit(
         first = np.arange(min(_DRAWN, judging.split.samples), dtype=np.int32)
         drawn, path = finished.build().to(device), config.output / PREDICTIONS_PLOT
         save_close_ups(drawn, judging, first, finished.threshold, path)
-    warning = _warning(best, judge, config, manifest.splits["train"])
+    warning = _warning(best, judge, config, [each.splits["train"] for each in manifests])
     return TrainResult(model_path, best, tuple(history), judge, warning)
 
 
@@ -223,18 +229,29 @@ def _first_model(config: TrainConfig, spec: InputSpec, device: torch.device, beg
     return to_channels_last(model, device)
 
 
+def _line(config: TrainConfig, record: EpochRecord, best: EpochRecord, judge: str) -> str:
+    """Say how an epoch went."""
+    packs = "".join(f"{name} {f1:.4f}, " for name, f1 in record.pack_f1.items())
+    return (
+        f"epoch {record.epoch}/{config.epochs}: loss {record.loss:.4f}, {judge} F1 "
+        f"{record.val_f1:.4f} ({packs if len(record.pack_f1) > 1 else ''}best {best.val_f1:.4f}, "
+        f"epoch {best.epoch}), IoU {record.val_iou:.4f}, {record.images_per_second:.1f} images/s, "
+        f"{record.waiting:.1%} waiting for data"
+    )
+
+
 def _best(history: list[EpochRecord]) -> EpochRecord:
     return max(history, key=lambda record: (record.val_f1, -record.epoch))
 
 
-def _warning(best: EpochRecord, judge: str, config: TrainConfig, train: SplitRecord) -> str:
+def _warning(best: EpochRecord, judge: str, config: TrainConfig, train: list[SplitRecord]) -> str:
     """Say why a run may have learnt nothing; empty if it has learnt something."""
     if best.val_f1 > 0:
         return ""
-    if not train.eyes.two + train.eyes.one + train.eyes.merged:
+    if not any(each.eyes.two + each.eyes.one + each.eyes.merged for each in train):
         cause = "no sample of train shows an eye; look at `python -m preprocess show`"
     else:
-        steps = best.epoch * (train.samples // config.batch)
+        steps = best.epoch * (sum(each.samples for each in train) // config.batch)
         cause = f"{steps} steps may be too few (--epochs), or --lr {config.lr:g} too high"
     return f"{judge} F1 is 0: {cause}"
 

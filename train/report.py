@@ -48,6 +48,9 @@ def plot_history(history: Sequence[EpochRecord], path: Path) -> None:
         ):  # fmt: skip
             values = [getattr(record, name) for record in history]
             axes.plot([record.epoch for record in history], values, label=label)
+        for name in best.pack_f1 if len(best.pack_f1) > 1 else ():
+            values = [record.pack_f1[name] for record in history]
+            score.plot([record.epoch for record in history], values, ":", label=f"F1, {name}")
         loss.set(title="loss (cross-entropy + 1 - Dice)", xlabel="epoch", yscale="log")
         score.set(title=f"best F1 {best.val_f1:.4f}, epoch {best.epoch}", xlabel="epoch")
         speed.set(title="training speed", xlabel="epoch", ylim=(0, None))

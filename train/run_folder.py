@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -35,6 +35,7 @@ class EpochRecord:
     seconds: float
     images_per_second: float
     waiting: float  # share of the time spent waiting for data
+    pack_f1: dict[str, float] = field(default_factory=dict)  # F1 of each pack; val_f1 is their mean
 
 
 def read_run(output: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
@@ -87,7 +88,7 @@ def latest_checkpoint(output: Path, decides: dict[str, Any]) -> Checkpoint | Non
     then = checkpoint.training.get("decides")
     if then is None:
         raise InputError(paths[-1], "holds no state of a training run", "Train without --resume")
-    now = json.loads(json.dumps(decides))
+    now, then = json.loads(json.dumps([decides, then]))
     for name in now.keys() | then.keys():
         if now.get(name) != then.get(name):
             problem = f"was trained with {name}={then.get(name)}, now it is {now.get(name)}"

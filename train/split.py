@@ -1,18 +1,19 @@
-"""A split of a pack: its samples by number, their order in an epoch, their bytes and eyes.
+"""A split of one or several packs: samples by number, their order in an epoch, bytes and eyes.
 
-Samples are numbered through the shards. The order of an epoch is a pure function of pack, seed and
-epoch: every decoder gives the same batches, a resumed run needs no state, and processes share the
-batches that one would see. Shuffling permutes the shards, and the samples of some shards together
-(packing has already mixed them), so reading stays local. Keys, places and eyes are read from a
-shard when its turn comes: start-up and memory hardly depend on the number of samples.
+Samples are numbered through packs and shards. The order of an epoch is a pure function of pack,
+seed and epoch: every decoder gives the same batches, a resumed run needs no state, and processes
+share the batches that one would see. Shuffling permutes the shards, and the samples of some shards
+together (packing has already mixed them), so reading stays local. Keys, places and eyes are read
+from a shard when its turn comes: start-up and memory hardly depend on the number of samples.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
@@ -45,12 +46,22 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Pack:
+    """A pack's part of a split."""
+
+    name: str
+    samples: int
+    weight: float = 1.0  # how often an epoch shows each sample, in the mean
+
+
+@dataclass(frozen=True)
 class Split:
-    """The samples of one split of a pack."""
+    """The samples of one split of a pack, or of several packs with pictures of one size."""
 
     name: str  # train, val or test
     size: int  # side of the pictures in pixels
-    shards: tuple[tuple[Path, int], ...]  # in the manifest's order, with the samples in each
+    shards: tuple[tuple[Path, int], ...]  # in the manifests' order, with the samples in each
+    packs: tuple[Pack, ...]
     _indexes: dict[int, ShardIndex] = field(default_factory=dict, compare=False, repr=False)
     _eyes: dict[int, Centres] = field(default_factory=dict, compare=False, repr=False)
 
@@ -67,7 +78,26 @@ class Split:
             if found != record.samples or path.stat().st_size != record.bytes:
                 raise InputError(path, "differs from the manifest", _AGAIN)
             shards.append((path, record.samples))
-        return cls(name, manifest.settings.size, tuple(shards))
+        pack = Pack(root.resolve().name, sum(count for _, count in shards))
+        return cls(name, manifest.settings.size, tuple(shards), (pack,))
+
+    @classmethod
+    def open_all(cls, roots: Sequence[Path], name: str, weights: Sequence[float] = ()) -> Split:
+        """Open a split of several packs as one; an `InputError` if their pictures differ in size.
+
+        `weights` says how often an epoch shows each pack's samples; empty: once.
+        """
+        parts = [cls.open(root, name) for root in roots]
+        for root, part in zip(roots, parts, strict=True):
+            if part.size != parts[0].size:
+                problem = f"holds {part.size}-pixel squares, {roots[0]} {parts[0].size}"
+                raise InputError(root, problem, "Pack both with the same --size")
+        packs = [
+            replace(part.packs[0], weight=weight)
+            for part, weight in zip(parts, weights or [1.0] * len(parts), strict=True)
+        ]
+        shards = [shard for part in parts for shard in part.shards]
+        return cls(name, parts[0].size, tuple(shards), tuple(packs))
 
     @cached_property
     def _starts(self) -> npt.NDArray[np.int64]:
@@ -79,28 +109,35 @@ class Split:
         """Number of samples."""
         return int(self._starts[-1])
 
-    def steps(self, batch: int) -> int:
-        """Return the steps of an epoch of training; an `InputError` if there is none."""
-        if batch > self.samples:
-            problem = f"is {batch}, but split {self.name!r} has {self.samples} samples"
-            raise InputError("--batch", problem, "Give a smaller batch")
-        return self.samples // batch
+    def pack_of(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """Return the number of each sample's pack."""
+        ends = np.cumsum([pack.samples for pack in self.packs])
+        return np.searchsorted(ends, rows, side="right")
 
     def shuffled(self, batch: int, seed: int, epoch: int) -> Rows:
         """Return the samples of an epoch of training, steps x batch; incomplete batches are out.
 
-        `batch` counts the samples in a step of all processes together.
+        `batch` counts the samples in a step of all processes together. An `InputError` if there
+        are not enough for one step.
         """
         rng = np.random.default_rng((*b"order", seed, epoch))
-        shards = rng.permutation(len(self.shards))
-        rows = np.concatenate([
-            np.arange(self._starts[shard], self._starts[shard + 1], dtype=np.int32)
-            for shard in shards
-        ])  # fmt: skip
+        order = rng.permutation(len(self.shards))
+        rows = np.concatenate([self._shown(int(shard), rng) for shard in order])
         for at in range(0, len(rows), _MIXED):
             rng.shuffle(rows[at : at + _MIXED])
-        steps = self.steps(batch)
+        steps = len(rows) // batch
+        if not steps:
+            problem = f"is {batch}, but an epoch of {self.name!r} has {len(rows)} samples"
+            raise InputError("--batch", problem, "Give a smaller batch")
         return rows[: steps * batch].reshape(steps, batch)
+
+    def _shown(self, shard: int, rng: np.random.Generator) -> Rows:
+        """Return the samples of a shard, as often as an epoch shows them."""
+        rows = np.arange(self._starts[shard], self._starts[shard + 1], dtype=np.int32)
+        share, times = math.modf(self.packs[self.pack_of(rows[:1])[0]].weight)
+        some = round(share * len(rows))
+        shown = np.tile(rows, int(times))
+        return np.concatenate([shown, rng.permutation(rows)[:some]]) if some else shown
 
     def in_order(self, batch: int, rank: int = 0, world: int = 1) -> list[Rows]:
         """Return the batches of an evaluation: each sample once, the last batch may be smaller."""
@@ -108,8 +145,12 @@ class Split:
         return [mine[at : at + batch] for at in range(0, len(mine), batch)]
 
     def keys(self, rows: Rows) -> list[str]:
-        """Return the keys of samples."""
-        return [self._index(shard).key(line) for shard, line in self._places(rows)]
+        """Return the keys of samples; of several packs, with the pack's name."""
+        keys = [self._index(shard).key(line) for shard, line in self._places(rows)]
+        if len(self.packs) == 1:
+            return keys
+        packs = self.pack_of(rows).tolist()
+        return [f"{self.packs[pack].name}/{key}" for pack, key in zip(packs, keys, strict=True)]
 
     def read(self, rows: Rows) -> Iterator[Encoded]:
         """Read photographs and label maps; an `InputError` if something else is in their place."""
