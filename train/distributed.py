@@ -17,6 +17,7 @@ from preprocess.errors import InputError
 from train.device import resolve_device
 
 _PATIENCE = timedelta(seconds=50)  # with processes that do not answer; a step takes a second
+_LOADING = timedelta(minutes=20)  # with those whose disk is slower, before the first step
 _LOST = ("gloo", "Connection closed", "Connection reset", "Timed out", "timed out")  # in messages
 
 
@@ -45,6 +46,12 @@ class Processes:
         if samples < self.world:
             problem = f"has {samples} samples for {self.world} processes"
             raise InputError(f"split {split!r}", problem, "Start fewer processes")
+
+    def meet(self) -> None:
+        """Wait for all processes, longer than anywhere else."""
+        if self.world > 1:
+            group = dist.new_group(backend="gloo", timeout=_LOADING)
+            dist.monitored_barrier(group, timeout=_LOADING)
 
     def gather(self, rows: Tensor) -> Tensor:
         """Join the rows (any number a process) of all processes, in rank order."""

@@ -140,7 +140,7 @@ def _fit(
         )
     writer, saving, plotted = stack.enter_context(ThreadPoolExecutor(1)), None, -math.inf
 
-    for epoch in range(len(history), config.epochs):
+    for epoch in range(begun := len(history), config.epochs):
         step.model.train()
         shown = AugmentedEpoch(config, train, epoch, mine)
         batches = loader.batches(shown.order)
@@ -151,6 +151,8 @@ def _fit(
             for number in range(steps):
                 asked = time.perf_counter()
                 batch = next(batches)
+                if number == 0 and epoch == begun:  # each has decoded its samples, at its own pace
+                    processes.meet()
                 waited += time.perf_counter() - asked
                 done = epoch * steps + number
                 rate = learning_rate(done, config.epochs * steps, round(_WARMUP * steps))
