@@ -87,10 +87,10 @@ def test_an_unusable_file_is_named(tmp_path: Path) -> None:
         path.touch()
 
 
-def test_weights_of_another_shape_are_refused() -> None:
-    wrong = Checkpoint(ModelConfig(width=8, depth=2), InputSpec(), made().weights)
-    with pytest.raises(InputError, match="do not fit"):
-        wrong.build()
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    Checkpoint(ModelConfig(width=3, depth=2), InputSpec(), made().weights).save(tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"x\.pth: .* does not fit the network"):
+        Checkpoint.load(tmp_path / "x.pth")
 
 
 def test_epoch_files_are_in_order_of_epochs(tmp_path: Path) -> None:

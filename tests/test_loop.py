@@ -168,7 +168,7 @@ def test_a_full_disk_while_an_epoch_is_written_ends_the_run(
         save(self, path)
 
     monkeypatch.setattr(Checkpoint, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="No space left.*free space"):
         fit(tiny(pack_root, tmp_path))
 
 

@@ -13,6 +13,7 @@ import subprocess
 import warnings
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -80,15 +81,39 @@ class Checkpoint:
         weights = {name: value for name, value in content["weights"].items()
                    if name != "calibration"}  # fmt: skip
         kept = ("threshold", "calibration", "metrics", "epoch", "source", "training")
-        return cls(from_fields(ModelConfig, shape), from_fields(InputSpec, spec), weights,
+        read = cls(from_fields(ModelConfig, shape), from_fields(InputSpec, spec), weights,
                    data=content.get("data", []),  # earlier files do not say
                    **{name: content[name] for name in kept})  # fmt: skip
+        read._check()
+        return read
+
+    def _check(self) -> None:
+        """Refuse what would end in a wrong answer: other shapes, and what is no number."""
+        lowest = 9 * (self.model.width * 2**self.model.depth) ** 2  # numbers in its last filters
+        if sum(value.untyped_storage().nbytes() for value in self.weights.values()) < 4 * lowest:
+            raise ValueError(f"there are too few weights for {self.model}")  # it takes gigabytes
+        with torch.random.fork_rng(devices=[]):
+            wanted = UNet(self.model, self.spec).state_dict()
+        for name in wanted.keys() | self.weights.keys():
+            if name not in wanted or name not in self.weights:
+                raise ValueError(f"{name} is missing or of no use")
+            if self.weights[name].shape != wanted[name].shape:
+                raise ValueError(f"{name} does not fit the network")
+        if self.spec.size % self.model.stride:
+            raise ValueError(f"size {self.spec.size} is no multiple of {self.model.stride}")
+        if not (isinstance(self.threshold, float) and 0 < self.threshold < 1):
+            raise ValueError(f"threshold {self.threshold!r} is not between 0 and 1")
+        if not (type(self.epoch) is int and isinstance(self.training, dict)):
+            raise ValueError("epoch or training state is of another type")
+        for numbers in (self.calibration, self.weights, self.training.get("model", {})):
+            _check_finite(numbers)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
         content = self.facts() | {"weights": self.weights, "training": self.training}
-        with atomic_file(path) as file:
-            torch.save(content, file)
+        with atomic_file(path) as file, BytesIO() as buffer:
+            torch.save(content, buffer)  # torch hides what a full disk says
+            file.write(buffer.getbuffer())
 
     @classmethod
     def load(cls, path: Path, sha256: str | None = None) -> Checkpoint:
@@ -106,8 +131,8 @@ class Checkpoint:
             if sha256 is not None and file_sha256(path) != sha256:
                 raise ValueError("it differs from the checksum that was published with it")
             return cls._from(_read(path))
-        except (RuntimeError, UnpicklingError, EOFError, OSError, KeyError, TypeError, ValueError,
-                AttributeError) as error:  # fmt: skip
+        except (RuntimeError, UnpicklingError, EOFError, OSError, LookupError, TypeError,
+                ValueError, AttributeError) as error:  # fmt: skip
             reason = str(error).split("\n", 1)[0][:120]
             problem = f"cannot be read as a model of this program ({reason})"
             remedy = "The file may be cut off: copy it again, or give another --model"
@@ -131,12 +156,7 @@ class Checkpoint:
     def network(self) -> UNet:
         """Return the network, uncalibrated, in evaluation mode, channels_last."""
         model = UNet(self.model, self.spec)
-        try:
-            model.load_state_dict(self.weights)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            problem = f"weights do not fit the network ({reason})"
-            raise InputError("checkpoint", problem, "Train again") from None
+        model.load_state_dict(self.weights)
         return to_channels_last(model).eval()
 
     def build(self, network: UNet | None = None) -> nn.Module:
@@ -162,6 +182,13 @@ def _read(path: Path) -> Any:
         raise ValueError(str(error)) from None
     full = {n: v.float() if v.is_floating_point() else v for n, v in weights.items()}
     return facts | {"weights": full, "training": {}}
+
+
+def _check_finite(values: dict[str, Any]) -> None:
+    """Raise a ValueError if a number, or one in a tensor, is not finite."""
+    for name, value in values.items():
+        if not torch.isfinite(torch.as_tensor(value)).all():
+            raise ValueError(f"{name} is not finite")
 
 
 def epoch_file(output: Path, epoch: int) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from preprocess.command import HELP, VERSION, DefaultsTo, reports_errors
-from train.config import AMP, LOADERS, PRESETS
+from train.config import AMP, LOADERS, PRESETS, VERIFY
 
 PATH = click.Path(path_type=Path)
 MODEL = Path("output/eye_segmentation_model.pth")
@@ -23,6 +23,8 @@ TUNE = click.option("--tune/--no-tune", default=True, show_default=True,
 def _computes(command: Any) -> Any:
     """Add the options of a command that runs a network."""
     for option in (
+        click.option("--verify", type=click.Choice(VERIFY),
+                     help="Hold shards against their checksums.  [default: on]"),
         click.option("--loader", type=click.Choice(LOADERS),
                      help="What decodes.  [default: auto, DALI if it is installed]"),
         click.option("--amp", type=click.Choice(AMP),

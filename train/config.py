@@ -14,6 +14,7 @@ from preprocess.errors import InputError, require
 
 AMP = ("auto", "bf16", "fp16", "off")
 LOADERS = ("auto", "dali", "portable")
+VERIFY = ("on", "off")
 _CROP_MULTIPLE = 16  # JPEG's blocks of 8 x 8, with chroma at half the size
 _EARLY = 0.75  # of a crop's sides, while crops have not grown yet: half the pixels
 # The largest strength of an effect, if it is not 1.
@@ -29,8 +30,9 @@ class ModelConfig:
     depth: int = 4  # halvings after the stem
 
     def __post_init__(self) -> None:
-        require(1 <= self.width <= 256, "width", f"is {self.width}", "1 to 256")
-        require(1 <= self.depth <= 6, "depth", f"is {self.depth}", "1 to 6")
+        for name, value, most in (("width", self.width, 256), ("depth", self.depth, 6)):
+            right = type(value) is int and 1 <= value <= most
+            require(right, name, f"is {value!r}", f"a whole number, 1 to {most}")
 
     @property
     def stride(self) -> int:
@@ -187,6 +189,7 @@ class TrainConfig:
     amp: str = "auto"
     loader: str = "auto"
     cache: str = "auto"  # memory for decoded samples: auto, off or gigabytes
+    verify: str = "on"  # whether shards are held against their checksums when they are first read
     # Share of the epochs, at the end, with softer augmentation: the pictures that the network is
     # for come last.
     settle: float = 0.2
@@ -208,6 +211,7 @@ class TrainConfig:
         require(0 <= self.grow <= 1, "grow", f"is {self.grow}", "0 to 1")
         require(self.amp in AMP, "--amp", f"is {self.amp!r}", ", ".join(AMP))
         require(self.loader in LOADERS, "--loader", f"is {self.loader!r}", ", ".join(LOADERS))
+        require(self.verify in VERIFY, "--verify", f"is {self.verify!r}", ", ".join(VERIFY))
 
     @property
     def packs(self) -> tuple[Path, ...]:
@@ -229,7 +233,7 @@ class TrainConfig:
 
         A run may go on to more epochs than it had.
         """
-        free = {"shards", "output", "epochs", "init", "device", "loader", "cache"}
+        free = {"shards", "output", "epochs", "init", "device", "loader", "cache", "verify"}
         return {key: value for key, value in asdict(self).items() if key not in free}
 
 

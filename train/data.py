@@ -88,6 +88,7 @@ class Loader:
             decoded = self._decode(self.split, order, self.device, decoding_threads())
             for rows, (images, masks) in zip(order, decoded, strict=True):
                 yield Batch(images, masks, rows)
+            self.split.verify()
             return
         store = self._store = self._store or self._filled(self.place)
         for rows in order:
@@ -109,6 +110,7 @@ class Loader:
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
                 images[part], masks[part] = some_images, some_masks
                 bar.update(len(rows))
+        split.verify()
         return images, masks
 
 

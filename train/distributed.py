@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 
 from preprocess.errors import InputError
 from train.device import resolve_device
+
+_PATIENCE = timedelta(seconds=50)  # with processes that do not answer; a step takes a second
+_LOADING = timedelta(minutes=20)  # with those whose disk is slower, before the first step
+_LOST = ("gloo", "Connection closed", "Connection reset", "Timed out", "timed out")  # in messages
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,18 @@ class Processes:
             raise InputError("--batch", problem, f"Give a multiple of {self.world}")
         rows = batch // self.world
         return slice(self.rank * rows, (self.rank + 1) * rows)
+
+    def check(self, samples: int, split: str) -> None:
+        """Refuse a split that has not a sample for each process."""
+        if samples < self.world:
+            problem = f"has {samples} samples for {self.world} processes"
+            raise InputError(f"split {split!r}", problem, "Start fewer processes")
+
+    def meet(self) -> None:
+        """Wait for all processes, longer than anywhere else."""
+        if self.world > 1:
+            group = dist.new_group(backend="gloo", timeout=_LOADING)
+            dist.monitored_barrier(group, timeout=_LOADING)
 
     def gather(self, rows: Tensor) -> Tensor:
         """Join the rows (any number a process) of all processes, in rank order."""
@@ -69,10 +86,18 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
     if device.startswith("cuda:"):
         problem = f"is {device!r} for {processes.world} processes"
         raise InputError("--device", problem, "Use --device cuda: each process takes its own")
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    yield processes, chosen
-    # Not after an exception: the others may be waiting in a collective, and torchrun ends them.
-    dist.destroy_process_group()
+    try:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
+        yield processes, chosen
+        # Not after an exception: the others may be waiting in a collective, and torchrun ends them.
+        dist.destroy_process_group()
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(map(str(error).count, _LOST)):
+            raise
+        problem = f"another of the {processes.world} processes has ended or no longer answers"
+        remedy = "Look for its own message; then start all of them again, with --resume"
+        reason = " ".join(str(error).split())[-160:]
+        raise InputError(f"process {processes.rank}", f"{problem} ({reason})", remedy) from error
 
 
 def distribute(model: nn.Module, processes: Processes, device: torch.device) -> nn.Module:

@@ -145,7 +145,7 @@ class EvaluationRun:
 
 def evaluate_checkpoint(
     model_path: Path, shards: Path, split: str, *, device: str = "auto", loader: str = "auto",
-    amp: str = "auto",
+    amp: str = "auto", verify: str = "on",
 ) -> EvaluationRun:  # fmt: skip
     """Evaluate a checkpoint file on a split of a pack; alone or under `torchrun`.
 
@@ -157,7 +157,8 @@ def evaluate_checkpoint(
     with join_processes(device) as (processes, chosen):
         checkpoint = Checkpoint.load(model_path)
         model = checkpoint.build().to(chosen)
-        samples = Split.open(shards, split)
+        samples = Split.open(shards, split, verify != "off")
+        processes.check(samples.samples, split)
         if samples.size != checkpoint.spec.size:
             problem = f"holds {samples.size}-pixel squares, the model wants {checkpoint.spec.size}"
             raise InputError(shards, problem, f"Pack with --size {checkpoint.spec.size}")

@@ -6,18 +6,20 @@ import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from preprocess.errors import InputError
-from preprocess.files import from_fields, write_json
+from preprocess.files import from_fields, locked, write_json
 from preprocess.manifest import Manifest, SplitRecord
 from train.augment import AugmentedEpoch, needs_eyes
-from train.checkpoint import MODEL_FILE, Checkpoint, source_of_this_code
+from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file, source_of_this_code
 from train.config import TrainConfig
 from train.data import Loader, resolve_loader
 from train.device import amp_dtype, send
@@ -28,16 +30,16 @@ from train.optimizer import average_decay, learning_rate
 from train.report import plot_history, save_close_ups
 from train.run_folder import (
     HISTORY_PLOT,
+    NON_FINITE_FILE,
     PREDICTIONS_PLOT,
     SETTINGS_FILE,
     EpochRecord,
-    check_writable,
     latest_checkpoint,
     restore_best,
     save_epoch,
     set_aside,
 )
-from train.split import Split
+from train.split import Rows, Split
 from train.step import TrainStep, to_host
 
 _WARMUP = 1.0  # epochs of rising rate: Muon's first steps are as long as any
@@ -69,16 +71,21 @@ def fit(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     InputError
         If shards, settings or device do not fit, or the loss is no longer finite.
     """
-    with join_processes(config.device) as (processes, device):
-        return _fit(config, resume, processes, device)
+    try:
+        with join_processes(config.device) as (processes, device), ExitStack() as stack:
+            return _fit(config, resume, processes, device, stack)
+    except OSError as error:
+        remedy = "Check the path, its permissions and the free space; then go on with --resume"
+        where = error.filename or config.output
+        raise InputError(where, error.strerror or str(error), remedy) from error
 
 
 def _fit(
-    config: TrainConfig, resume: bool, processes: Processes, device: torch.device
+    config: TrainConfig, resume: bool, processes: Processes, device: torch.device, stack: ExitStack
 ) -> TrainResult:
     # Set up: data.
-    manifests = [Manifest.load(root) for root in config.packs]
-    train = Split.open_all(config.packs, "train", config.weights)
+    manifests, verify = [Manifest.load(root) for root in config.packs], config.verify != "off"
+    train = Split.open_all(config.packs, "train", verify, config.weights)
     if train.size % config.model.stride:
         problem = f"holds {train.size}-pixel squares"
         remedy = f"This network needs a multiple of {config.model.stride}: pack with another --size"
@@ -92,13 +99,15 @@ def _fit(
               if pack.splits["val"].samples]  # fmt: skip
     judge = "val" if judged else "train"
     if judged:
-        val = Split.open_all(judged, "val")
+        val = Split.open_all(judged, "val", verify)
         judging = Loader(val, device, config.loader, cache, quiet=quiet)
+    processes.check(judging.split.samples, judge)
 
     # Set up: network, optimisers, averaged weights.
     torch.manual_seed(config.seed)
     spec = InputSpec(train.size)
-    check_writable(config.output)
+    if processes.is_first:
+        stack.enter_context(locked(config.output))
     history: list[EpochRecord] = []
     decides = config.decides() | {"amp": str(amp_dtype(config.amp, device)),
                                   "data": " ".join(each.digest for each in manifests)}  # fmt: skip
@@ -109,8 +118,13 @@ def _fit(
 
     # Set up: where an earlier run stopped.
     if checkpoint:
-        step.load_state_dict(checkpoint.training, checkpoint.weights)
-        history = [from_fields(EpochRecord, row) for row in checkpoint.training["history"]]
+        try:
+            step.load_state_dict(checkpoint.training, checkpoint.weights)
+            history = [from_fields(EpochRecord, row) for row in checkpoint.training["history"]]
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            path = epoch_file(config.output, checkpoint.epoch)
+            problem = f"holds no state to go on from ({str(error)[:120]!r})"
+            raise InputError(path, problem, "Train without --resume") from None
         if processes.is_first:
             restore_best(config.output, _best(history).epoch)
     elif processes.is_first and (aside := set_aside(config.output)):
@@ -127,32 +141,37 @@ def _fit(
             f"{train.samples} train and {val.samples if judged else 'no'} val samples "
             f"({kept}), epochs {len(history)} to {config.epochs}"
         )
-    writer, saving, plotted = ThreadPoolExecutor(1), None, -math.inf
+    writer, saving, plotted = stack.enter_context(ThreadPoolExecutor(1)), None, -math.inf
 
-    for epoch in range(len(history), config.epochs):
+    for epoch in range(begun := len(history), config.epochs):
         step.model.train()
         shown = AugmentedEpoch(config, train, epoch, mine)
         batches = loader.batches(shown.order)
         started, waited, total = time.perf_counter(), 0.0, torch.zeros((), device=device)
+        recent: list[tuple[Rows, Tensor]] = []
         with tqdm(total=steps, unit="batch", desc=f"epoch {epoch + 1}/{config.epochs}",
                   disable=quiet or None, leave=False) as bar:  # fmt: skip
             for number in range(steps):
                 asked = time.perf_counter()
                 batch = next(batches)
+                if number == 0 and epoch == begun:  # each has decoded its samples, at its own pace
+                    processes.meet()
                 waited += time.perf_counter() - asked
                 done = epoch * steps + number
                 rate = learning_rate(done, config.epochs * steps, round(_WARMUP * steps))
-                pack = (
-                    send(torch.from_numpy(train.pack_of(batch.rows)), device) if several else None
-                )
-                total += step(*shown(batch, number), rate, average_decay(done), pack)
+                rows = batch.rows
+                pack = send(torch.from_numpy(train.pack_of(rows)), device) if several else None
+                lost = step(*shown(batch, number), rate, average_decay(done), pack)
+                total += lost
+                recent.append((rows, lost.clone()))
                 bar.update()
                 if (number + 1) % _LOG_STEPS == 0 or number + 1 == steps:
                     # The same figure on all processes, so that they stop together.
                     loss = float(processes.mean(total.clone())) / (number + 1)
                     if not math.isfinite(loss):
-                        problem = f"loss is {loss} in epoch {epoch + 1}, step {number + 1}"
-                        raise InputError("training", problem, "Lower --lr, or try --amp off")
+                        place = {"epoch": epoch + 1, "loss": loss}
+                        raise _not_finite(place, recent, train, config.output, processes)
+                    recent.clear()
                     seconds = time.perf_counter() - started
                     speed = (number + 1) * config.batch / seconds
                     bar.set_postfix(
@@ -194,7 +213,6 @@ def _fit(
             saving = writer.submit(_save, config.output, saved, tuple(history), best.epoch, plot)
     if saving:
         saving.result()
-    writer.shutdown()
 
     best, model_path = _best(history), config.output / MODEL_FILE
     if processes.is_first and len(history) >= config.epochs:
@@ -238,6 +256,22 @@ def _line(config: TrainConfig, record: EpochRecord, best: EpochRecord, judge: st
         f"epoch {best.epoch}), IoU {record.val_iou:.4f}, {record.images_per_second:.1f} images/s, "
         f"{record.waiting:.1%} waiting for data"
     )
+
+
+def _not_finite(
+    place: dict[str, float], recent: list[tuple[Rows, Tensor]], train: Split, output: Path,
+    processes: Processes,
+) -> InputError:  # fmt: skip
+    """Say which samples the first step without a finite loss was taken on, in a file too."""
+    losses = processes.gather(torch.stack([loss for _, loss in recent])[None])
+    first = int((~losses.isfinite()).any(dim=0).int().argmax())
+    keys = train.keys(processes.gather(torch.from_numpy(recent[first][0])).numpy())
+    if processes.is_first:
+        write_json(output / NON_FINITE_FILE, place | {"samples": keys})
+    some = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
+    problem = f"loss is {place['loss']} in epoch {place['epoch']}, first on the samples {some}"
+    remedy = f"Lower --lr, try --amp off, or look at them ({output / NON_FINITE_FILE} has all)"
+    return InputError("training", problem, remedy)
 
 
 def _best(history: list[EpochRecord]) -> EpochRecord:

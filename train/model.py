@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from preprocess.errors import require
 from train.config import ModelConfig
 
 _STEM = 2  # stride of the first convolution; 1 and 4 were screened (docs/model.md)
@@ -23,6 +25,14 @@ class InputSpec:
     # Per channel R, G, B, in levels of 0..255 (ImageNet's).
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
+
+    def __post_init__(self) -> None:
+        size, mean, std = self.size, self.mean, self.std
+        require(type(size) is int and 1 <= size <= 4096, "size", f"is {size!r}", "1 to 4096")
+        right = len(mean) == 3 and all(map(math.isfinite, mean))
+        require(right, "mean", f"is {mean}", "three numbers")
+        right = len(std) == 3 and all(0 < each < math.inf for each in std)
+        require(right, "std", f"is {std}", "three numbers above 0")
 
 
 def _convolutions(*channels: int, stride: int = 1) -> nn.Sequential:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from preprocess.errors import InputError
@@ -16,6 +15,7 @@ HISTORY_FILE = "history.jsonl"
 HISTORY_PLOT = "training_history.png"
 PREDICTIONS_PLOT = "sample_predictions.png"
 SETTINGS_FILE = "settings.json"
+NON_FINITE_FILE = "non_finite_loss.json"
 _EVALUATION_FILES = ("evaluation_*.json", "reliability_*.png", "stress_*", "best_*.png",
                      "median_*.png", "worst_*.png")  # fmt: skip
 _KEPT = 2  # training checkpoints, besides the best
@@ -52,20 +52,13 @@ def read_run(output: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
     return settings, history
 
 
-def check_writable(output: Path) -> None:
-    """Make the folder, and raise an OSError if no file can be written there."""
-    output.mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=output):
-        pass
-
-
 def set_aside(output: Path) -> Path | None:
     """Move an earlier run's files to ``previous-NNN/``; return that folder (None: no run)."""
     names = (MODEL_FILE, HISTORY_FILE, HISTORY_PLOT, PREDICTIONS_PLOT)
     paths = [path for name in names if (path := output / name).exists()] + epoch_files(output)
     if not paths:
         return None
-    for pattern in (SETTINGS_FILE, *_EVALUATION_FILES):
+    for pattern in (SETTINGS_FILE, NON_FINITE_FILE, *_EVALUATION_FILES):
         paths += output.glob(pattern)
     number = 1
     while (folder := output / f"previous-{number:03d}").exists():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.errors import InputError
+from preprocess.files import file_sha256
 from preprocess.manifest import Manifest
-from preprocess.shards import IndexEntry, ShardIndex, read_ahead
+from preprocess.shards import IndexEntry, ShardIndex, index_path, read_ahead
 
 Rows = npt.NDArray[np.int32]
 Centres = npt.NDArray[np.float32]
@@ -32,6 +34,7 @@ _AGAIN = "Pack again: `make shards`"
 _MIXED = 4096  # samples that an epoch shuffles as one: a few shards
 _KEPT_LINES = 4 * _MIXED  # of indexes: what is read now, and what is read ahead
 _HEADER = 512  # bytes of a tar header
+_HASHING = ThreadPoolExecutor(1, "verify")  # beside the decoding; hashlib lets go of Python's lock
 # Where CelebA-HQ's alignment puts the eyes, as shares of the side; for pictures that show none.
 _USUAL = ((0.37, 0.48), (0.63, 0.48))
 
@@ -62,32 +65,42 @@ class Split:
     size: int  # side of the pictures in pixels
     shards: tuple[tuple[Path, int], ...]  # in the manifests' order, with the samples in each
     packs: tuple[Pack, ...]
+    checksums: tuple[str, ...] = ()  # of the shards; empty if they are not verified
     _indexes: dict[int, ShardIndex] = field(default_factory=dict, compare=False, repr=False)
     _eyes: dict[int, Centres] = field(default_factory=dict, compare=False, repr=False)
+    _found: dict[int, Future[str]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def open(cls, root: Path, name: str) -> Split:
-        """Read the manifest of a split; an `InputError` if a shard or index is not what it says."""
+    def open(cls, root: Path, name: str, verify: bool = True) -> Split:
+        """Read the manifest of a split; an `InputError` if a shard or index is not what it says.
+
+        With `verify` the bytes of an index are compared here, those of a shard when it is read.
+        """
         manifest = Manifest.load(root)
-        shards = []
-        for record in manifest.split(name).shards:
+        records = manifest.split(name).shards
+        for record in records:
             path = root / record.name
             if not path.exists():
                 raise InputError(path, "is missing", _AGAIN)
             found = len(ShardIndex.read(path).lines)
             if found != record.samples or path.stat().st_size != record.bytes:
                 raise InputError(path, "differs from the manifest", _AGAIN)
-            shards.append((path, record.samples))
-        pack = Pack(root.resolve().name, sum(count for _, count in shards))
-        return cls(name, manifest.settings.size, tuple(shards), (pack,))
+            if verify and file_sha256(index_path(path)) != record.index_sha256:
+                raise InputError(index_path(path), "differs from the manifest", _AGAIN)
+        shards = tuple((root / record.name, record.samples) for record in records)
+        checksums = tuple(record.sha256 for record in records) if verify else ()
+        pack = Pack(root.resolve().name, sum(record.samples for record in records))
+        return cls(name, manifest.settings.size, shards, (pack,), checksums)
 
     @classmethod
-    def open_all(cls, roots: Sequence[Path], name: str, weights: Sequence[float] = ()) -> Split:
+    def open_all(
+        cls, roots: Sequence[Path], name: str, verify: bool = True, weights: Sequence[float] = ()
+    ) -> Split:
         """Open a split of several packs as one; an `InputError` if their pictures differ in size.
 
         `weights` says how often an epoch shows each pack's samples; empty: once.
         """
-        parts = [cls.open(root, name) for root in roots]
+        parts = [cls.open(root, name, verify) for root in roots]
         for root, part in zip(roots, parts, strict=True):
             if part.size != parts[0].size:
                 problem = f"holds {part.size}-pixel squares, {roots[0]} {parts[0].size}"
@@ -96,8 +109,21 @@ class Split:
             replace(part.packs[0], weight=weight)
             for part, weight in zip(parts, weights or [1.0] * len(parts), strict=True)
         ]
-        shards = [shard for part in parts for shard in part.shards]
-        return cls(name, parts[0].size, tuple(shards), tuple(packs))
+        shards, checksums = (
+            tuple(one for part in parts for one in getattr(part, of))
+            for of in ("shards", "checksums")
+        )
+        return cls(name, parts[0].size, shards, tuple(packs), checksums)
+
+    def verify(self, wait: bool = True) -> None:
+        """Raise an `InputError` if a shard that has been read is not the one that was packed.
+
+        Without `wait`, only what has been computed by now is looked at.
+        """
+        for shard, found in self._found.items():
+            if (wait or found.done()) and found.result() != self.checksums[shard]:
+                problem = "has changed since it was packed (its checksum is another)"
+                raise InputError(self.shards[shard][0], problem, f"{_AGAIN}, or try --verify off")
 
     @cached_property
     def _starts(self) -> npt.NDArray[np.int64]:
@@ -154,6 +180,7 @@ class Split:
 
     def read(self, rows: Rows) -> Iterator[Encoded]:
         """Read photographs and label maps; an `InputError` if something else is in their place."""
+        self.verify(wait=False)
         with ExitStack() as stack:
             files: dict[int, FileIO] = {}
             for shard, line in self._places(rows):
@@ -186,6 +213,8 @@ class Split:
         if shard not in self._indexes:
             path = self.shards[shard][0]
             read_ahead(path)
+            if self.checksums and shard not in self._found:
+                self._found[shard] = _HASHING.submit(file_sha256, path)
             while sum(len(index.lines) for index in self._indexes.values()) > _KEPT_LINES:
                 del self._indexes[next(iter(self._indexes))]
             self._indexes[shard] = ShardIndex.read(path)
