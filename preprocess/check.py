@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from preprocess.files import file_sha256
-from preprocess.image import decode_rgb
+from preprocess.image import RGB, decode_rgb
 from preprocess.manifest import Manifest
-from preprocess.mask import LABELS, decode_label
+from preprocess.mask import LABELS, Mask, decode_label
 from preprocess.runtime import dali_is_installed
-from preprocess.shards import ShardRecord, index_path, read_index
+from preprocess.shards import ShardIndex, ShardRecord, index_path
 
 # DALI and simplejpeg both decode by libjpeg-turbo; versions differ by rounding at most.
 _PIXEL_TOLERANCE = 2
@@ -37,40 +36,31 @@ def check(root: Path) -> CheckReport:
 
     Checked are: checksums of shards and indexes; keys in order and number; sizes and value range
     of images and label maps; eye areas against the sample's own JSON; both readers against each
-    other, pixel by pixel. Where DALI is not installed, `CheckReport.readers` says so.
-
-    Raises
-    ------
-    InputError
-        If the manifest is missing or cannot be read.
+    other, pixel by pixel. If DALI is not installed, `CheckReport.readers` says so.
     """
-    manifest = Manifest.load(root)
-    with_dali = dali_is_installed()
+    manifest, with_dali = Manifest.load(root), dali_is_installed()
     faults: list[str] = []
     with tqdm(total=manifest.samples, unit="img", desc="check", disable=None) as bar:
-        for split in manifest.splits.values():
-            for shard in split.shards:
-                faults += _check_shard(root, shard, manifest.settings.size, with_dali, bar)
+        for shard in manifest.shards:
+            path = root / shard.name
+            damage = _damage(path, shard.sha256) or _damage(index_path(path), shard.index_sha256)
+            faults += damage or _check_samples(path, shard, manifest.settings.size, with_dali)
+            bar.update(shard.samples)
     readers = ("webdataset", "dali") if with_dali else ("webdataset",)
     return CheckReport(manifest.samples, readers, tuple(faults))
 
 
-def _check_shard(
-    root: Path, shard: ShardRecord, size: int, with_dali: bool, bar: tqdm[Any]
-) -> list[str]:
-    path = root / shard.name
+def _damage(path: Path, sha256: str) -> list[str]:
     if not path.exists():
         return [f"{path}: missing"]
-    if file_sha256(path) != shard.sha256:
-        return [f"{path}: sha256 differs from the manifest's"]
-    if not index_path(path).exists():
-        return [f"{index_path(path)}: missing"]
-    if file_sha256(index_path(path)) != shard.index_sha256:
-        return [f"{index_path(path)}: sha256 differs from the manifest's"]
-    entries = read_index(path)
-    keys = [entry.key for entry in entries]
+    return [] if file_sha256(path) == sha256 else [f"{path}: sha256 differs from the manifest's"]
+
+
+def _check_samples(path: Path, shard: ShardRecord, size: int, with_dali: bool) -> list[str]:
+    index = ShardIndex.read(path)
+    keys = [index.entry(row).key for row in range(len(index.lines))]
+    decoded = _dali_samples(path, len(keys)) if with_dali else None
     faults, seen = [], []
-    decoded = _dali_samples(path, len(entries)) if with_dali else None
     for sample in _stream_samples(path):
         key = sample["__key__"]
         seen.append(key)
@@ -81,7 +71,6 @@ def _check_shard(
             difference = np.abs(image.astype(np.int16) - other_image).max()
             if difference > _PIXEL_TOLERANCE or not np.array_equal(label, other_label):
                 faults.append(f"{path}, {key}: DALI decodes other pixels (by {difference} levels)")
-        bar.update()
     if seen != keys or len(seen) != shard.samples:
         faults.append(f"{path}: {len(seen)} samples read, {shard.samples} in the manifest")
     return faults
@@ -99,12 +88,7 @@ def _stream_samples(shard: Path) -> Iterator[dict[str, Any]]:
         yield from group_by_keys(tar_file_expander([{"url": str(shard), "stream": file}]))
 
 
-def _faults(
-    sample: dict[str, Any],
-    image: npt.NDArray[np.uint8],
-    label: npt.NDArray[np.uint8],
-    size: int,
-) -> Iterator[str]:
+def _faults(sample: dict[str, Any], image: RGB, label: Mask, size: int) -> Iterator[str]:
     if image.shape != (size, size, 3):
         yield f"image is {image.shape}, expected {(size, size, 3)}"
     if label.shape != (size, size):
@@ -118,11 +102,12 @@ def _faults(
             yield f"{part} covers another area than the {area} pixels noted when packing"
 
 
-def _dali_samples(path: Path, count: int, batch: int = 64) -> Iterator[tuple[Any, Any]]:
+def _dali_samples(path: Path, count: int) -> Iterator[tuple[Any, Any]]:
     from nvidia.dali import fn, types
     from nvidia.dali.pipeline import Pipeline
 
-    pipeline = Pipeline(batch_size=min(batch, count), num_threads=2, device_id=None)
+    batch = min(64, count)
+    pipeline = Pipeline(batch_size=batch, num_threads=2, device_id=None)
     with pipeline:
         components: Any = fn.readers.webdataset(
             paths=[str(path)],
@@ -134,9 +119,7 @@ def _dali_samples(path: Path, count: int, batch: int = 64) -> Iterator[tuple[Any
         image = fn.decoders.image(jpg, device="cpu", jpeg_fancy_upsampling=True)
         pipeline.set_outputs(image, fn.decoders.image(png, device="cpu", output_type=types.GRAY))
     pipeline.build()
-    left = count
-    while left:
+    for first in range(0, count, batch):
         images, labels = pipeline.run()
-        for number in range(min(left, len(images))):
+        for number in range(min(batch, count - first)):
             yield images.at(number), labels.at(number)[..., 0]
-        left -= min(left, len(images))

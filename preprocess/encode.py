@@ -11,7 +11,6 @@ import numpy as np
 import simplejpeg
 
 from preprocess.celebamask import EYES, RawSample
-from preprocess.errors import DecodeError
 from preprocess.image import decode_fitted
 from preprocess.manifest import EyeCount, PackSettings
 from preprocess.mask import LABELS, Mask, decode_mask, encode_label, eye_centres, label_map
@@ -19,25 +18,20 @@ from preprocess.mask import LABELS, Mask, decode_mask, encode_label, eye_centres
 
 @dataclass(frozen=True)
 class PackedSample:
-    """The bytes of one sample, by extension; none, but the reason, if it was dropped."""
+    """The bytes of one sample, by extension; its eyes, and its masks that mark nothing."""
 
     parts: dict[str, bytes]
-    eyes: EyeCount = EyeCount()
-    empty_masks: tuple[str, ...] = ()
-    reason: str = ""
+    eyes: EyeCount
+    empty_masks: tuple[str, ...]
 
 
 def pack_sample(source: Path, sample: RawSample, settings: PackSettings) -> PackedSample:
-    """Read, fit and encode one sample; one that cannot be decoded comes back with the reason."""
-    try:
-        data = sample.image.read(source)
-        square, geometry = decode_fitted(data, settings.size, sample.image.name)
-        masks = {
-            part: decode_mask(member.read(source), member.name)
-            for part, member in sample.masks.items()
-        }
-    except DecodeError as error:
-        return PackedSample({}, reason=f"{error.where}: {error.problem}")
+    """Read, fit and encode one sample; a `DecodeError` if one of its files cannot be decoded."""
+    data = sample.image.read(source)
+    square, geometry = decode_fitted(data, settings.size, sample.image.name)
+    masks = {
+        part: decode_mask(member.read(source), member.name) for part, member in sample.masks.items()
+    }
     seen = {part: mask for part, mask in masks.items() if cv2.countNonZero(mask)}
     label = label_map(seen, geometry)
     meta = {
@@ -47,11 +41,10 @@ def pack_sample(source: Path, sample: RawSample, settings: PackSettings) -> Pack
         "key": sample.key,
         "source": sample.image.name.rpartition("/")[2],
     }
-    jpg = simplejpeg.encode_jpeg(
-        square, quality=settings.quality, colorspace="RGB", colorsubsampling=settings.subsampling
-    )
     parts = {
-        "jpg": jpg,
+        "jpg": simplejpeg.encode_jpeg(
+            square, settings.quality, colorsubsampling=settings.subsampling
+        ),
         "json": json.dumps(meta, sort_keys=True, separators=(",", ":")).encode(),
         "png": encode_label(label),
     }

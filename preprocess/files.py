@@ -6,9 +6,9 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -38,9 +38,30 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def from_fields(kind: type[T], content: dict[str, Any]) -> T:
-    """Build a dataclass from a dictionary; a key that it does not know fails."""
-    unknown = content.keys() - {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
-    if unknown:
-        raise ValueError(f"unknown key {sorted(unknown)[0]!r} for {kind.__name__}")
-    return kind(**content)
+def from_fields(kind: type[T], content: Any) -> T:
+    """Build a dataclass, and those in its fields, from what JSON makes of `asdict`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a key is unknown or missing, or a value is of another type than its field.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{content!r:.40} for {kind.__name__}")
+    hints = get_type_hints(kind)
+    if unknown := content.keys() - hints:
+        raise ValueError(f"unknown key {min(unknown)!r} for {kind.__name__}")
+    return kind(**{name: _typed(hints[name], value, name) for name, value in content.items()})
+
+
+def _typed(hint: Any, value: Any, name: str) -> Any:
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if is_dataclass(kind):
+        return from_fields(hint, value)
+    if kind is tuple and isinstance(value, (list, tuple)):
+        return tuple(_typed(inner[0], entry, name) for entry in value)
+    if kind is dict and isinstance(value, dict):
+        return {key: _typed(inner[1], entry, name) for key, entry in value.items()}
+    if type(value) is kind or (kind, type(value)) == (float, int):
+        return value
+    raise ValueError(f"{name} is {value!r:.40}, expected {kind.__name__}")

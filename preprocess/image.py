@@ -2,7 +2,7 @@
 
 One rule for packing, for the portable loader and for inference, so that a network sees the same
 pixels everywhere: JPEGs are decoded by libjpeg-turbo at the DCT scale that gives the wanted size
-or, where none does, at the smallest that still holds twice of it; the rest is an area average
+or, if none does, at the smallest that still holds twice of it; the rest is an area average
 (every source pixel counts once), the aspect ratio stays, and the short side is filled by repeating
 the border, as augmentation does.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -35,16 +36,8 @@ _EXIF_SCAN_BYTES = 1 << 16
 # What Pillow's readers raise on damaged files (RuntimeError: those of AVIF and DDS).
 PILLOW_ERRORS = (OSError, SyntaxError, ValueError, TypeError, OverflowError, RuntimeError)
 
-# What each EXIF orientation (CIPA DC-008, 4.6.4) does to an H x W x 3 array.
-_ORIENT = {
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a[::-1].swapaxes(0, 1),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: a[:, ::-1].swapaxes(0, 1),
-}
+# EXIF orientations (CIPA DC-008, 4.6.4): the steps over rows and columns; from 5 on, these swap.
+_STEPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (-1, 1), 7: (-1, -1), 8: (1, -1)}
 
 
 @dataclass(frozen=True)
@@ -79,93 +72,76 @@ class Geometry:
         resized = cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR)
         return np.asarray(resized, np.float32)
 
+    def resize(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Bring a picture to `height` x `width`: by area if it shrinks, else linearly."""
+        height, width = picture.shape[:2]
+        if (height, width) == (self.height, self.width):
+            return picture
+        shrinks = height >= self.height and width >= self.width
+        rule = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        resized = cv2.resize(picture, (self.width, self.height), interpolation=rule)
+        return np.asarray(resized, np.uint8)
+
     def place(self, fitted: npt.NDArray[np.uint8], border: int) -> npt.NDArray[np.uint8]:
         """Fill a `height` x `width` array up to the square, with a cv2 border mode."""
+        if self.height == self.width:
+            return fitted
         below = self.size - self.height - self.top
         right = self.size - self.width - self.left
-        if not (self.top or below or self.left or right):
-            return fitted
         square = cv2.copyMakeBorder(fitted, self.top, below, self.left, right, border)
         return np.asarray(square, np.uint8)
 
 
 def fit(rgb: RGB, size: int, geometry: Geometry | None = None) -> tuple[RGB, Geometry]:
-    """Resize and pad a picture to a square.
+    """Resize and pad a picture, H x W x 3 uint8, to a square of `size`; return where it lies too.
 
-    Parameters
-    ----------
-    rgb
-        H x W x 3, uint8, RGB.
-    size
-        Side of the square in pixels.
-    geometry
-        Placement to use where `rgb` is a reduced decode of a larger source.
-
-    Returns
-    -------
-    square, geometry
-        size x size x 3 uint8, and where the picture lies in it.
+    `geometry` says where if `rgb` is a reduced decode of a larger source.
     """
     height, width = rgb.shape[:2]
     geometry = geometry or Geometry.fit(height, width, size)
-    if (height, width) != (geometry.height, geometry.width):
-        shrinks = height >= geometry.height and width >= geometry.width
-        rule = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        resized = cv2.resize(rgb, (geometry.width, geometry.height), interpolation=rule)
-        rgb = np.asarray(resized, np.uint8)
-    return np.ascontiguousarray(geometry.place(rgb, cv2.BORDER_REPLICATE)), geometry
+    return geometry.place(geometry.resize(rgb), cv2.BORDER_REPLICATE), geometry
 
 
 def decode_fitted(data: bytes, size: int, name: str = "image") -> tuple[RGB, Geometry]:
     """Decode an encoded photograph straight into a `size` square: the rule of this module.
 
-    Raises
-    ------
-    DecodeError
-        Naming `name`, where the bytes are no picture.
+    A `DecodeError` names what is no picture.
     """
-    rgb, (height, width) = _decode(data, name, size)
-    return fit(rgb, size, Geometry.fit(height, width, size))
+    rgb, shape = _decode(data, name, size)
+    return fit(rgb, size, Geometry.fit(*shape, size))
 
 
 def decode_rgb(data: bytes, name: str = "image") -> RGB:
     """Decode an encoded photograph at its own size and orientation to H x W x 3 uint8 RGB.
 
     Any format that Pillow reads: grey, CMYK, palette and 16-bit pictures are converted, alpha is
-    laid over white, EXIF orientation is applied.
-
-    Raises
-    ------
-    DecodeError
-        Naming `name`, where the bytes are no picture.
+    laid over white, EXIF orientation is applied. A `DecodeError` names what is no picture.
     """
     return _decode(data, name, 0)[0]
 
 
 def _decode(data: bytes, name: str, size: int) -> tuple[RGB, tuple[int, int]]:
     """Return RGB to be fitted into a `size` square (0: at its own size), and the full H, W."""
-    if data[:2] == b"\xff\xd8":
-        try:
-            return _decode_jpeg(data, size)
-        except ValueError:
-            pass  # CMYK, arithmetic coding, stray bytes: Pillow reads more, and judges the rest
-    rgb = _decode_with_pillow(data, name)
+    try:
+        return _decode_jpeg(data, size)
+    except ValueError:
+        pass  # no JPEG, CMYK, arithmetic coding, stray bytes: Pillow reads more, and judges
+    rgb = read_with_pillow(data, name, "an image", from_pillow)
     return rgb, (rgb.shape[0], rgb.shape[1])
 
 
 def _decode_jpeg(data: bytes, size: int) -> tuple[RGB, tuple[int, int]]:
-    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    if colorspace in {"CMYK", "YCCK"}:
-        raise ValueError(colorspace)
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     exif = data.find(b"Exif\0\0", 0, _EXIF_SCAN_BYTES)
     orientation = 1 if exif < 0 else _orientation(data[exif : exif + _EXIF_SCAN_BYTES])
-    least = _least_sides(height, width, size)
-    rgb = simplejpeg.decode_jpeg(data, "RGB", min_height=least[0], min_width=least[1])
-    if orientation in _ORIENT:
-        rgb = np.ascontiguousarray(_ORIENT[orientation](rgb))
+    least_height, least_width = _least_sides(height, width, size)
+    rgb = simplejpeg.decode_jpeg(data, "RGB", min_height=least_height, min_width=least_width)
+    if orientation in _STEPS:
+        down, right = _STEPS[orientation]
+        rgb = rgb[::down, ::right]
         if orientation >= 5:
-            height, width = width, height
-    return rgb, (height, width)
+            rgb, height, width = rgb.swapaxes(0, 1), width, height
+    return np.ascontiguousarray(rgb), (height, width)
 
 
 def _least_sides(height: int, width: int, size: int) -> tuple[int, int]:
@@ -182,7 +158,6 @@ def _least_sides(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def _orientation(block: bytes) -> int:
-    # Not by Image.open, which refuses photographs of more than 179 megapixels.
     exif = Image.Exif()
     try:
         with warnings.catch_warnings():
@@ -193,26 +168,24 @@ def _orientation(block: bytes) -> int:
         return 1  # a damaged EXIF block says nothing about the pixels
 
 
-def reason_of(error: Exception) -> str:
-    """Say why Pillow gave up; its own words name a memory address, which differs in every run."""
-    if isinstance(error, UnidentifiedImageError):
-        return "no known image format"
-    return str(error)
-
-
-def _decode_with_pillow(data: bytes, name: str) -> RGB:
+def read_with_pillow(
+    data: bytes, name: str, kind: str, convert: Callable[[Image.Image], RGB]
+) -> RGB:
+    """Open a picture of any format and convert it; a `DecodeError` names it if that fails."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on size and metadata
             with Image.open(io.BytesIO(data)) as opened:
-                return from_pillow(opened)
+                return convert(opened)
     except Image.DecompressionBombError as error:
         raise DecodeError(name, str(error), "Scale the picture down first") from None
     except PILLOW_ERRORS as error:
-        problem = f"cannot be decoded as an image ({len(data)} bytes: {reason_of(error)})"
-        raise DecodeError(
-            name, problem, "Give a JPEG, PNG, WebP or other file Pillow reads"
-        ) from None
+        # Pillow's own words name a memory address, which differs in every run.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no known image format" if unknown else str(error)
+        problem = f"cannot be decoded as {kind} ({len(data)} bytes: {reason})"
+        remedy = "Give a JPEG, PNG, WebP or other file that Pillow reads"
+        raise DecodeError(name, problem, remedy) from None
 
 
 def from_pillow(picture: Image.Image) -> RGB:
@@ -228,7 +201,7 @@ def from_pillow(picture: Image.Image) -> RGB:
 
 
 def _grey_to_8_bit(grey: npt.NDArray[np.generic]) -> RGB:
-    """Bring 16-bit, 32-bit or float grey to 0..255: by its type's range where that is known."""
+    """Bring 16-bit, 32-bit or float grey to 0..255: by its type's range if that is known."""
     values = grey.astype(np.float32)
     top = float(values.max(initial=0.0))
     if grey.dtype.kind == "f":

@@ -9,16 +9,7 @@ _MOST_EXPANSION = 1032
 
 
 def inflate(packed: bytes, size: int, *, raw: bool = False) -> bytes:
-    """Decompress a stream whose unpacked size is known.
-
-    Parameters
-    ----------
-    packed
-        zlib stream (PNG), or a bare deflate stream with `raw` (zip).
-    size
-        Bytes expected.
-    raw
-        Whether the stream has neither header nor checksum.
+    """Decompress a zlib stream, or a bare deflate stream (`raw`), whose unpacked size is known.
 
     Raises
     ------

@@ -48,22 +48,13 @@ def summary(root: Path, report: PackReport) -> str:
 
 
 def save_preview(root: Path, path: Path, split: str = "", count: int = 16) -> None:
-    """Save a grid of close-ups of samples: packed image, and the same with the label's outline.
-
-    Raises
-    ------
-    InputError
-        If the pack or the split holds no samples.
-    """
+    """Save a grid of close-ups of samples: packed image, and the same with the label's outline."""
     manifest = Manifest.load(root)
-    names = (
-        [split] if split else [name for name, record in manifest.splits.items() if record.samples]
-    )
-    if not names:
+    shards = manifest.split(split).shards if split else manifest.shards
+    if not shards:
         raise InputError(root, "holds no samples", "See its manifest for what was dropped")
-    record = manifest.split(names[0])
     pictures, captions = [], []
-    samples = (pair for shard in record.shards for pair in read_samples(root / shard.name))
+    samples = (pair for shard in shards for pair in read_samples(root / shard.name))
     for key, parts in islice(samples, count):
         image, label = decode_rgb(parts["jpg"], key), decode_label(parts["png"], key)
         near, marked = close_up(label, image, label)

@@ -1,7 +1,7 @@
 """What the tests of several modules do: read packs, build runs, call commands."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from PIL import Image
 
 from preprocess.manifest import Manifest
 from preprocess.mask import Mask, decode_label
-from preprocess.shards import read_samples, write_shard
+from preprocess.shards import ShardRecord, read_samples, writing
 from train.checkpoint import Checkpoint
 from train.config import AugmentConfig, ModelConfig, TrainConfig
 
@@ -59,6 +59,14 @@ def labels(root: Path) -> dict[str, Mask]:
     shards = (s for split in Manifest.load(root).splits.values() for s in split.shards)
     pairs = (pair for shard in shards for pair in read_samples(root / shard.name))
     return {key: decode_label(parts["png"], key) for key, parts in pairs}
+
+
+def write_shard(root: Path, name: str, samples: Iterable[tuple[str, Parts]]) -> ShardRecord:
+    """Write a shard as packing does."""
+    with writing(root / name) as add:
+        for key, parts in samples:
+            add(key, parts)
+    return ShardRecord.of(root, name)
 
 
 def forge(root: Path, name: str, row: int, change: Callable[[Parts], Parts]) -> str:
