@@ -19,9 +19,10 @@ def inflate(packed: bytes, size: int, *, raw: bool = False) -> bytes:
     if size > len(packed) * _MOST_EXPANSION:
         raise ValueError(f"{len(packed)} bytes cannot hold {size}")
     try:
-        data: bytes = zlib_ng.decompress(packed, -15 if raw else 15, max(size, 1))
+        stream = zlib_ng.decompressobj(-15 if raw else 15)
+        data: bytes = stream.decompress(packed, size + 1)  # and no byte more
     except zlib_ng.error as error:  # type: ignore[misc]  # the stub misses its base class
         raise ValueError(str(error)) from None
-    if len(data) != size:
-        raise ValueError(f"{len(data)} bytes instead of {size}")
+    if len(data) != size or not stream.eof:
+        raise ValueError(f"{len(data)} bytes instead of {size}, or cut off")
     return data

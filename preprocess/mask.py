@@ -16,8 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 from zlib_ng import zlib_ng
 
-from preprocess.errors import DecodeError
-from preprocess.image import Geometry, read_with_pillow
+from preprocess.image import MAX_MEGAPIXELS, Geometry, read_with_pillow, strips, upright
 from preprocess.inflate import inflate
 
 Mask = npt.NDArray[np.uint8]
@@ -29,19 +28,22 @@ LABELS = {"background": 0, "eye": 85, "l_eye": 170, "r_eye": 255}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Bits, colour type, compression, filter and interlace method: of grey and of RGB.
 _PLAIN = [8, 0, 0, 0, 0], [8, 2, 0, 0, 0]
+_LARGE_BAND = 64 << 20
+_LABEL_MEGAPIXELS = 4096**2 / 1e6  # the largest `PackSettings.size`
 
 
-def decode_mask(data: bytes, name: str = "mask") -> Mask:
+def decode_mask(data: bytes, name: str = "mask", max_megapixels: float = MAX_MEGAPIXELS) -> Mask:
     """Decode a mask of any size, mode and on-value to H x W uint8, 0 and 255.
 
     A pixel is on if its brightest channel exceeds half of the brightest in the picture, so
     0/1, 0/225 and 0/255 masks, palettes included, all read alike. A picture without any value
-    above zero is an empty mask. A `DecodeError` names what is no picture.
+    above zero is an empty mask. EXIF orientation is applied. A `DecodeError` names what is no
+    picture, or claims more than `max_megapixels`.
     """
     try:
-        return _decode_sparse_png(data)
+        return _decode_sparse_png(data, max_megapixels)
     except ValueError:
-        return _binary(read_with_pillow(data, name, "a mask", _levels))
+        return _binary(read_with_pillow(data, name, "a mask", _levels, max_megapixels))
 
 
 def _binary(levels: Mask) -> Mask:
@@ -49,7 +51,12 @@ def _binary(levels: Mask) -> Mask:
     return np.asarray(cv2.threshold(levels, half, 255, cv2.THRESH_BINARY)[1], np.uint8)
 
 
-def _decode_sparse_png(data: bytes) -> Mask:
+def _brightest(colours: Mask) -> Mask:
+    red, green, blue = (colours[..., channel] for channel in range(3))
+    return np.asarray(cv2.max(cv2.max(red, green), blue), np.uint8)
+
+
+def _decode_sparse_png(data: bytes, max_megapixels: float) -> Mask:
     """Decode an 8-bit grey or RGB PNG to a binary mask, in a seventh of a PNG decoder's time.
 
     An eye covers a few percent of the rows. Rows above the first filtered row that is not all
@@ -57,34 +64,36 @@ def _decode_sparse_png(data: bytes) -> Mask:
     rows below the last one have filter "none" and no content. Only the rows between go through a
     PNG decoder, as a PNG of their own.
     """
-    rows, channels = _filtered_rows(data)
+    rows, channels = _filtered_rows(data, max_megapixels)
     mask = np.zeros((len(rows), (rows.shape[1] - 1) // channels), np.uint8)
     used = np.flatnonzero(rows.any(axis=1))
     if used.size:
         band = slice(int(used[0]), int(used[-1]) + 1)
+        if rows[band].size > _LARGE_BAND:
+            raise ValueError("the band's copies would fill the memory")
         png = np.frombuffer(_encode_rows(rows[band], channels), np.uint8)
         decoded = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
         if decoded is None:
             raise ValueError("damaged rows")
         if channels == 3:
-            decoded = cv2.max(cv2.max(decoded[..., 0], decoded[..., 1]), decoded[..., 2])
+            decoded = _brightest(np.asarray(decoded, np.uint8))
         mask[band] = _binary(np.asarray(decoded, np.uint8))
     return mask
 
 
-def _filtered_rows(data: bytes) -> tuple[Mask, int]:
+def _filtered_rows(data: bytes, max_megapixels: float) -> tuple[Mask, int]:
     """Return the rows of a plain PNG, each with its filter's byte in front, and the channels.
 
-    Plain means 8 bits, grey or RGB, not interlaced, not transparent; ValueError if it is another,
-    or damaged.
+    Plain means 8 bits, grey or RGB, not interlaced, neither transparent nor turned by EXIF;
+    ValueError if it is another, too large, or damaged.
     """
     try:
         stream, at, kind = [], 8, b""
         while kind != b"IEND":
             length, kind = struct.unpack_from(">I4s", data, at)
             end = at + 8 + length
-            if kind == b"tRNS":
-                raise ValueError("transparent")
+            if kind in {b"tRNS", b"eXIf"}:
+                raise ValueError("transparent or turned")
             if kind in {b"IHDR", b"IDAT"}:
                 if struct.unpack_from(">I", data, end) != (zlib.crc32(data[at + 4 : end]),):
                     raise ValueError(f"{kind!r} is damaged")
@@ -95,6 +104,8 @@ def _filtered_rows(data: bytes) -> tuple[Mask, int]:
         raise ValueError(str(error)) from None
     if data[:8] != _PNG_SIGNATURE or plain not in _PLAIN or not (width and height):
         raise ValueError("no plain PNG")
+    if width * height > max_megapixels * 1e6:
+        raise ValueError("too large")
     channels = 1 if plain == _PLAIN[0] else 3
     filtered = inflate(b"".join(stream[1:]), height * (1 + width * channels))
     return np.frombuffer(filtered, np.uint8).reshape(height, -1), channels
@@ -116,17 +127,23 @@ def _encode_rows(rows: Mask, channels: int, level: int = 0) -> bytes:
 
 
 def _levels(picture: Image.Image) -> Mask:
-    if picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info:
-        rgba = np.asarray(picture.convert("RGBA"))
-        return np.asarray(rgba[..., :3].max(axis=2) * (rgba[..., 3] > 127), np.uint8)
-    if picture.mode in {"1", "L"}:
-        return np.asarray(picture.convert("L"))
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture, np.float64)
-        return np.asarray(np.rint(255 * values / max(values.max(initial=0.0), 1e-9)), np.uint8)
-    # Colour and palette: by the colours, never by palette indices or a grey conversion
-    # (index 1 may be (225, 0, 0), which reads as 67 in grey).
-    return np.asarray(np.asarray(picture.convert("RGB")).max(axis=2), np.uint8)
+    levels = np.empty((picture.height, picture.width), np.uint8)
+    grey = picture.mode.startswith("I") or picture.mode == "F"
+    brightest = max(np.asarray(strip).max() for _, strip in strips(picture)) if grey else 0
+    for rows, strip in strips(picture):
+        if grey:
+            values = np.asarray(strip, np.float64)
+            levels[rows] = np.clip(np.rint(255 * values / max(float(brightest), 1e-9)), 0, 255)
+        elif strip.mode in {"RGBA", "LA", "PA"} or "transparency" in strip.info:
+            rgba = np.asarray(strip.convert("RGBA"))
+            levels[rows] = _brightest(rgba) * (rgba[..., 3] > 127)
+        elif strip.mode in {"1", "L"}:
+            levels[rows] = np.asarray(strip.convert("L"))
+        else:
+            # Colour and palette: by the colours, never by palette indices or a grey conversion
+            # (index 1 may be (225, 0, 0), which reads as 67 in grey).
+            levels[rows] = _brightest(np.asarray(strip.convert("RGB")))
+    return upright(levels, picture)
 
 
 def fit_mask(mask: Mask, geometry: Geometry) -> npt.NDArray[np.bool_]:
@@ -197,13 +214,16 @@ def decode_label(data: bytes, name: str) -> Mask:
     """Decode a packed label map to its grey levels, size x size uint8; not to be written to.
 
     `encode_label` filters no row, so inflating is decoding, in a tenth of a PNG decoder's time.
-    What others wrote goes through that; a `DecodeError` names what is no grey PNG.
+    What others wrote goes through that; a `DecodeError` names what is no grey picture.
     """
     with suppress(ValueError):
-        rows, channels = _filtered_rows(data)
+        rows, channels = _filtered_rows(data, _LABEL_MEGAPIXELS)
         if channels == 1 and not rows[:, 0].any():
             return rows[:, 1:]
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if decoded is None or decoded.ndim != 2:
-        raise DecodeError(name, "holds a label map that is no grey PNG", "Pack again")
-    return np.asarray(decoded, np.uint8)
+    return read_with_pillow(data, name, "a label map", _grey, _LABEL_MEGAPIXELS)
+
+
+def _grey(picture: Image.Image) -> Mask:
+    if picture.mode != "L":
+        raise ValueError(f"of mode {picture.mode}, expected grey")
+    return np.asarray(picture)
