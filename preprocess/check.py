@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from preprocess.errors import InputError
 from preprocess.files import file_sha256
 from preprocess.image import RGB, decode_rgb
 from preprocess.manifest import Manifest
@@ -39,12 +41,16 @@ def check(root: Path) -> CheckReport:
     other, pixel by pixel. If DALI is not installed, `CheckReport.readers` says so.
     """
     manifest, with_dali = Manifest.load(root), dali_is_installed()
-    faults: list[str] = []
+    size, faults = manifest.settings.size, []
     with tqdm(total=manifest.samples, unit="img", desc="check", disable=None) as bar:
         for shard in manifest.shards:
             path = root / shard.name
-            damage = _damage(path, shard.sha256) or _damage(index_path(path), shard.index_sha256)
-            faults += damage or _check_samples(path, shard, manifest.settings.size, with_dali)
+            found = _damage(path, shard.sha256) or _damage(index_path(path), shard.index_sha256)
+            # Each step relies on what those before it found to be whole.
+            found = found or _check_index(path, shard) or _check_samples(path, size)
+            if with_dali and not found:
+                found = _check_dali(path, shard.samples)
+            faults += found
             bar.update(shard.samples)
     readers = ("webdataset", "dali") if with_dali else ("webdataset",)
     return CheckReport(manifest.samples, readers, tuple(faults))
@@ -56,23 +62,60 @@ def _damage(path: Path, sha256: str) -> list[str]:
     return [] if file_sha256(path) == sha256 else [f"{path}: sha256 differs from the manifest's"]
 
 
-def _check_samples(path: Path, shard: ShardRecord, size: int, with_dali: bool) -> list[str]:
-    index = ShardIndex.read(path)
-    keys = [index.entry(row).key for row in range(len(index.lines))]
-    decoded = _dali_samples(path, len(keys)) if with_dali else None
-    faults, seen = [], []
+def _check_index(path: Path, shard: ShardRecord) -> list[str]:
+    """Hold the index against the tar itself: DALI believes it, and would crash."""
+    try:
+        index = ShardIndex.read(path)
+        entries = [index.entry(row) for row in range(len(index.lines))]
+        with tarfile.open(path, "r:") as tar:
+            members = [(m.name, m.offset_data, m.size) for m in tar if m.isfile()]
+    except (InputError, tarfile.TarError, OSError, ValueError) as error:
+        return [f"{path}: cannot be read ({error})"]
+    if len(entries) != shard.samples:
+        return [f"{path}: {len(entries)} samples read, {shard.samples} in the manifest"]
+    parts = [component for entry in entries for component in entry.components]
+    stated = [(name, offset, size) for _, offset, size, name in parts]
+    kinds = ["jpg", "json", "png"] * len(entries)
+    keys = {entry.key for entry in entries}
+    if stated != members or [kind for kind, *_ in parts] != kinds or len(keys) != len(entries):
+        return [f"{path}: its index does not list its samples"]
+    return []
+
+
+def _check_samples(path: Path, size: int) -> list[str]:
+    faults = []
     for sample in _stream_samples(path):
         key = sample["__key__"]
-        seen.append(key)
-        image, label = decode_rgb(sample["jpg"], key), decode_label(sample["png"], key)
-        faults += [f"{path}, {key}: {fault}" for fault in _faults(sample, image, label, size)]
-        if decoded is not None:
-            other_image, other_label = next(decoded)
-            difference = np.abs(image.astype(np.int16) - other_image).max()
-            if difference > _PIXEL_TOLERANCE or not np.array_equal(label, other_label):
+        try:
+            image, label = decode_rgb(sample["jpg"], key), decode_label(sample["png"], key)
+            found = list(_faults(sample, image, label, size))
+        except (
+            InputError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            found = [f"cannot be read ({error})"]
+        faults += [f"{path}, {key}: {fault}" for fault in found]
+    return faults
+
+
+def _check_dali(path: Path, count: int) -> list[str]:
+    faults = []
+    try:
+        for sample, (image, label) in zip(
+            _stream_samples(path), _dali_samples(path, count), strict=True
+        ):
+            key = sample["__key__"]
+            ours = decode_rgb(sample["jpg"], key).astype(np.int16)
+            difference = np.abs(ours - image).max()
+            same = np.array_equal(decode_label(sample["png"], key), label)
+            if difference > _PIXEL_TOLERANCE or not same:
                 faults.append(f"{path}, {key}: DALI decodes other pixels (by {difference} levels)")
-    if seen != keys or len(seen) != shard.samples:
-        faults.append(f"{path}: {len(seen)} samples read, {shard.samples} in the manifest")
+    except RuntimeError as error:
+        faults.append(f"{path}: DALI cannot read it ({str(error).splitlines()[0]})")
     return faults
 
 

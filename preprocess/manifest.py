@@ -65,6 +65,11 @@ class SplitRecord:
     eyes: EyeCount
     shards: tuple[ShardRecord, ...]
 
+    def __post_init__(self) -> None:
+        """Check the total."""
+        if self.samples != sum(shard.samples for shard in self.shards):
+            raise ValueError(f"a split has {self.samples} samples, its shards others")
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -119,11 +124,13 @@ class Manifest:
             if content["format_version"] != FORMAT_VERSION:
                 raise ValueError(f"format_version {content['format_version']}")
             loaded = from_fields(cls, content)
+            if loaded.splits.keys() != set(SPLITS):
+                raise ValueError(f"its splits are {sorted(loaded.splits)}")
             return replace(loaded, splits={name: loaded.splits[name] for name in SPLITS})
         except (FileNotFoundError, NotADirectoryError):
             remedy = "Pack first: `make shards`, or `python -m preprocess --data FOLDER`"
             raise InputError(path, "does not exist", remedy) from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             remedy = "Pack again with --overwrite"
             raise InputError(path, f"cannot be read ({error})", remedy) from None
 

@@ -6,6 +6,7 @@ A shard exists whole or not at all: it is written under a temporary name and ren
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from preprocess.files import atomic_file, file_sha256
 
 # First line of DALI's index: this version and the number of samples (wds2idx.py in DALI).
 _INDEX_VERSION = "v1.2"
+_NAME = re.compile(r"(train|val|test)/eyes-[0-9]{6,}\.tar")
 _AHEAD_BYTES = 64 << 20  # shards of the default 1,024 samples have half of it
 
 
@@ -29,6 +31,11 @@ class ShardRecord:
     bytes: int
     sha256: str
     index_sha256: str
+
+    def __post_init__(self) -> None:
+        """Check what a record from elsewhere could abuse."""
+        if not _NAME.fullmatch(self.name) or min(self.samples, self.bytes) < 0:
+            raise ValueError(f"a shard is {self.name!r} of {self.samples} samples")
 
     @classmethod
     def of(cls, root: Path, name: str) -> ShardRecord:
@@ -94,6 +101,7 @@ class ShardIndex:
 
     shard: Path
     lines: tuple[bytes, ...]
+    bytes: int  # of the shard
 
     @classmethod
     def read(cls, shard: Path) -> ShardIndex:
@@ -104,11 +112,11 @@ class ShardIndex:
             version, count = first.split()
             if version != _INDEX_VERSION.encode() or int(count) != len(lines):
                 raise ValueError
-        except FileNotFoundError:
-            raise InputError(path, "is missing", "Pack again: `make shards`") from None
+            return cls(shard, tuple(lines), shard.stat().st_size)
+        except FileNotFoundError as error:
+            raise InputError(error.filename, "is missing", "Pack again: `make shards`") from None
         except ValueError:
             raise _no_index(shard) from None
-        return cls(shard, tuple(lines))
 
     def entry(self, row: int) -> IndexEntry:
         """Parse a line."""
@@ -118,6 +126,9 @@ class ShardIndex:
                 (extension, int(offset), int(size), name)
                 for extension, offset, size, name in zip(*[iter(fields)] * 4, strict=True)
             )
+            for _, offset, size, _ in components:
+                if min(offset - tarfile.BLOCKSIZE, size, self.bytes - offset - size) < 0:
+                    raise ValueError("beyond the shard")
             return IndexEntry(components[0][3].partition(".")[0], components)
         except (ValueError, IndexError):
             raise _no_index(self.shard) from None

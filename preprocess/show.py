@@ -56,7 +56,12 @@ def save_preview(root: Path, path: Path, split: str = "", count: int = 16) -> No
     pictures, captions = [], []
     samples = (pair for shard in shards for pair in read_samples(root / shard.name))
     for key, parts in islice(samples, count):
-        image, label = decode_rgb(parts["jpg"], key), decode_label(parts["png"], key)
+        image, label = (
+            decode_rgb(parts.get("jpg", b""), key), decode_label(parts.get("png", b""), key)
+        )  # fmt: skip
+        if image.shape[:2] != label.shape:
+            problem = f"image is {image.shape}, its label map {label.shape}"
+            raise InputError(f"{root}, sample {key}", problem, "Pack again with --overwrite")
         near, marked = close_up(label, image, label)
         pictures += [near, outline(near, marked)]
         captions += [key, "its label's outline"]
