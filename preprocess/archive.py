@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from zlib_ng import zlib_ng
 
@@ -15,8 +16,12 @@ from preprocess.errors import DecodeError, InputError
 from preprocess.inflate import inflate
 
 _LOCAL_HEADER = struct.Struct("<4s22x2H")  # signature, length of name and of extra field
+_MOST_BYTES = 512 << 20  # of an encoded picture: more than any camera writes
 # What `zipfile` raises on damaged lists of members.
-_ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, ValueError, IndexError, struct.error, OSError)
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, RuntimeError, ValueError, IndexError, struct.error, OSError, MemoryError,
+    OverflowError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +31,18 @@ class Member:
     name: str  # path relative to the source, with slashes
     size: int  # in bytes, unpacked
     modified: float  # seconds since the epoch; of the zip itself for its members
-    offset: int = -1  # of the local header in the zip; -1 in a folder
+    in_zip: bool = False
+    offset: int = 0  # of the local header in the zip
     packed_size: int = 0
     method: int = zipfile.ZIP_STORED
     crc: int = 0
 
     def read(self, source: Path) -> bytes:
-        """Return the file's bytes; a `DecodeError` if they are gone or damaged."""
-        if self.offset >= 0:
+        """Return the file's bytes; a `DecodeError` if they are gone, damaged or too many."""
+        if self.size > _MOST_BYTES:
+            problem = f"holds {self.size:.3g} bytes, more than {_MOST_BYTES >> 20} MiB"
+            raise DecodeError(source / self.name, problem, "Give a picture in a smaller format")
+        if self.in_zip:
             return self._read_zip(source)
         try:
             return (source / self.name).read_bytes()
@@ -48,9 +57,12 @@ class Member:
             problem = f"is packed with zip method {self.method}"
             raise DecodeError(where, problem, "Zip with deflate or store")
         with archive.open("rb") as file:
-            file.seek(self.offset)
-            header = file.read(_LOCAL_HEADER.size)
             try:
+                size = os.fstat(file.fileno()).st_size
+                if not (0 <= self.offset <= size and self.packed_size <= size):
+                    raise ValueError
+                file.seek(self.offset)
+                header = file.read(_LOCAL_HEADER.size)
                 signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
                 file.seek(name_length + extra_length, os.SEEK_CUR)
                 data = file.read(self.packed_size)
@@ -65,30 +77,48 @@ class Member:
         return data
 
 
-def list_members(source: Path, keep: Callable[[str], bool]) -> dict[str, Member]:
-    """List the files of a folder or zip whose name `keep` accepts, by path, folder by folder."""
+def list_members(source: Path, keep: Callable[[str], bool]) -> list[tuple[str, Member]]:
+    """List the files of a folder or zip whose name `keep` accepts, by path, folder by folder.
+
+    A zip may hold a path twice.
+    """
     if source.is_dir():
         found = _list_folder(source, keep)
     elif source.is_file():
         found = _list_zip(source, keep)
     else:
         raise InputError(source, "does not exist", "Give a folder or a zip file")
-    return dict(sorted(found, key=lambda item: item[0].replace("/", "\0")))
+    return sorted(found, key=lambda item: item[0].replace("/", "\0"))
 
 
 def _list_zip(archive: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, Member]]:
     try:
         with zipfile.ZipFile(archive) as opened:
-            entries = opened.infolist()
+            entries, stated = opened.infolist(), _stated_entries(opened.fp)
             modified = archive.stat().st_mtime
+            if len(entries) % (1 << 16) != stated:
+                raise ValueError(f"its list has {len(entries)} files instead of {stated}")
     except _ZIP_ERRORS as error:
         raise InputError(archive, f"is no zip ({error})", "Give a folder or a whole zip") from None
     for entry in entries:
         if entry.filename and not entry.is_dir() and keep(entry.filename):
             yield str(PurePosixPath(entry.filename)), Member(
-                entry.filename, entry.file_size, modified, entry.header_offset,
+                entry.filename, entry.file_size, modified, True, entry.header_offset,
                 entry.compress_size, entry.compress_type, entry.CRC,
             )  # fmt: skip
+
+
+def _stated_entries(file: IO[bytes] | None) -> int:
+    """Return how many entries a zip says that it has, modulo 65,536; `zipfile` does not ask."""
+    assert file is not None
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - (1 << 16) - 200))  # a comment, and the records that end a large zip
+    tail = file.read()
+    zip64, at = tail.rfind(b"PK\6\6"), tail.rfind(b"PK\5\6")
+    (count,) = struct.unpack_from("<H", tail, at + 10)
+    if count == 0xFFFF and zip64 >= 0:
+        (count,) = struct.unpack_from("<Q", tail, zip64 + 32)
+    return int(count) % (1 << 16)
 
 
 def _list_folder(root: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, Member]]:

@@ -31,7 +31,8 @@ EYES = ("l_eye", "r_eye")
 SPLITS = ("train", "val", "test")
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-_MASK_NAME = re.compile(r"(\d+)_(l_eye|r_eye)\.png")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_MASK_NAME = re.compile(rf"({_NUMBER.pattern})_(l_eye|r_eye)\.png")
 # CelebA's own partition file puts these ranges of orig_idx into train, val and test.
 FIRST_VAL, FIRST_TEST = 162_770, 182_637
 _LONGEST_KEY = 87  # a tar header holds names of 100 bytes, extension included
@@ -77,11 +78,11 @@ def read_plan(source: Path, split: str | None = None) -> Plan:
     With `split`, every sample is put into that split. An `InputError` if the path is missing or
     holds neither layout.
     """
-    members = list_members(source, _is_wanted)
-    if any(IMAGE_FOLDER in name.split("/") for name in members):
-        plan = _plan_official(source, members)
-    elif any("images" in name.split("/") for name in members):
-        plan = _plan_pairs(source, members)
+    members, dropped = _with_names(list_members(source, _is_wanted))
+    if any(IMAGE_FOLDER in name.parts for name, _ in members):
+        plan = _plan_official(source, members, dropped)
+    elif any("images" in name.parts for name, _ in members):
+        plan = _plan_pairs(source, members, dropped)
     else:
         remedy = f"Give the folder with {IMAGE_FOLDER}/ and {MASK_FOLDER}/ in it, or its zip"
         raise InputError(source, f"holds neither {IMAGE_FOLDER}/ nor images/", remedy)
@@ -104,6 +105,21 @@ def _is_wanted(name: str) -> bool:
     return f"{MASK_FOLDER}/" not in name or name.endswith(("_l_eye.png", "_r_eye.png"))
 
 
+def _with_names(
+    found: list[tuple[str, Member]],
+) -> tuple[list[tuple[PurePosixPath, Member]], list[Dropped]]:
+    """Take the names apart; what has a name that cannot be written down is left out."""
+    members, dropped = [], []
+    for path, member in found:
+        try:
+            path.encode()
+            members.append((PurePosixPath(path), member))
+        except UnicodeEncodeError:
+            name = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            dropped.append(Dropped(name.rpartition("/")[2], "its name is not UTF-8"))
+    return members, dropped
+
+
 def split_of_orig_idx(orig_idx: int) -> str:
     """Return the split of CelebA's own partition: train, val or test."""
     return SPLITS[bisect_right((FIRST_VAL, FIRST_TEST), orig_idx)]
@@ -115,15 +131,15 @@ def split_of_key(key: str) -> str:
     return SPLITS[bisect_right((0.8, 0.9), share)]
 
 
-def _plan_official(source: Path, members: dict[str, Member]) -> Plan:
+def _plan_official(
+    source: Path, members: list[tuple[PurePosixPath, Member]], dropped: list[Dropped]
+) -> Plan:
     images: dict[int, Member] = {}
     masks: dict[int, dict[str, Member]] = {}
-    splits: dict[int, str] | None = None
-    dropped: list[Dropped] = []
-    for path, member in members.items():
-        name = PurePosixPath(path)
+    mapping: dict[str, Member] = {}
+    for name, member in members:
         if name.parent.name == IMAGE_FOLDER and name.suffix.lower() in _IMAGE_SUFFIXES:
-            if name.stem.isdecimal():
+            if _NUMBER.fullmatch(name.stem):
                 number = int(name.stem)
                 _take(images, number, member, f"{number:05d}", dropped)
             else:
@@ -132,12 +148,13 @@ def _plan_official(source: Path, members: dict[str, Member]) -> Plan:
             number = int(match[1])
             _take(masks.setdefault(number, {}), match[2], member, f"{number:05d}", dropped)
         elif name.name == MAPPING_FILE:
-            splits = _read_mapping(source, member)
+            _take(mapping, MAPPING_FILE, member, MAPPING_FILE, dropped)
     if not masks:
         problem = f"has images but no eye mask under {MASK_FOLDER}/"
         raise InputError(source, problem, "Check the download")
     for number in sorted(masks.keys() - images.keys()):
         dropped.append(Dropped(f"{number:05d}", f"mask without an image ({number}.jpg is missing)"))
+    splits = _read_mapping(source, mapping[MAPPING_FILE]) if mapping else None
     samples = []
     for number in sorted(images):
         key = f"{number:05d}"
@@ -164,26 +181,29 @@ def _take(
 
 def _read_mapping(source: Path, member: Member) -> dict[int, str]:
     """Read `idx orig_idx orig_file` lines to the split of each idx."""
-    splits = {}
+    splits: dict[int, str] = {}
     lines = member.read(source).decode("ascii", "replace").splitlines()
     for number, line in enumerate(lines, start=1):
         fields = line.split()
         if not fields or fields[0] == "idx":
             continue
-        if len(fields) < 2 or not (fields[0].isdecimal() and fields[1].isdecimal()):
-            where = f"{source / member.name}, line {number}"
-            raise InputError(where, f"reads {line!r}", "Expected `idx orig_idx orig_file`")
-        splits[int(fields[0])] = split_of_orig_idx(int(fields[1]))
+        where = f"{source / member.name}, line {number}"
+        if len(fields) < 2 or not all(map(_NUMBER.fullmatch, fields[:2])):
+            raise InputError(where, f"reads {line!r:.80}", "Expected `idx orig_idx orig_file`")
+        split = split_of_orig_idx(int(fields[1]))
+        if splits.setdefault(int(fields[0]), split) != split:
+            problem = f"puts {int(fields[0])} into {split}, a line before it into another split"
+            raise InputError(where, problem, "Keep the line that is right")
     return splits
 
 
-def _plan_pairs(source: Path, members: dict[str, Member]) -> Plan:
+def _plan_pairs(
+    source: Path, members: list[tuple[PurePosixPath, Member]], dropped: list[Dropped]
+) -> Plan:
     images: dict[str, Member] = {}
     masks: dict[str, Member] = {}
-    dropped: list[Dropped] = []
     folders = {"images": images, "eye_masks": masks, "masks": masks}
-    for path, member in members.items():
-        name = PurePosixPath(path)
+    for name, member in members:
         if name.parent.name in folders and name.suffix.lower() in _IMAGE_SUFFIXES:
             _take(folders[name.parent.name], name.stem, member, name.stem, dropped)
     for stem in sorted(masks.keys() - images.keys()):

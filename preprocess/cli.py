@@ -38,11 +38,17 @@ def main() -> None:
 @_WORKERS
 @click.option("--update", is_flag=True, help="Replace a pack of other photographs or settings.")
 @click.option("--overwrite", is_flag=True, help="Also redo what is damaged or was dropped.")
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(min=0),
+    default=100.0,
+    help="Larger photographs and masks are left out.",
+)
 @click.option("--tune/--no-tune", default=True, help="Keep freed memory.")
 @reports_errors
 def pack(
     source: Path, out: Path, split: str | None, workers: int | None, update: bool, overwrite: bool,
-    tune: bool, **given: Any,
+    max_megapixels: float, tune: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Pack a data set; continues after an interruption, redoes only what changed."""
     from preprocess.manifest import PackSettings
@@ -52,7 +58,8 @@ def pack(
 
     settings = PackSettings(**{name: value for name, value in given.items() if value is not None})
     click.echo(tune_process(tune), err=True)
-    report = run(PackConfig(source, out, settings, split, workers, overwrite, update))
+    config = PackConfig(source, out, settings, split, workers, overwrite, update, max_megapixels)
+    report = run(config)
     from preprocess.show import save_preview, summary
 
     preview = out / "preview.png"

@@ -5,10 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints
+
+from preprocess.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 T = TypeVar("T")
 
@@ -28,8 +35,40 @@ def atomic_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in {None, str(temporary)}:  # a full disk comes without a name
+            error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # that of a disk turned read-only would hide the first one
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder as long as this one lives; it is made if it is missing.
+
+    Raises
+    ------
+    InputError
+        If another run is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("ab") as file:
+        if fcntl:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                remedy = "Wait until it ends, or give another folder"
+                raise InputError(folder, "is in use by another run", remedy) from None
+        yield
+
+
+def remove_unfinished(*folders: Path) -> None:
+    """Delete what `atomic_file` left in folders when its process was killed."""
+    for folder in folders:
+        for path in folder.glob(".*.[0-9]*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from preprocess.celebamask import SPLITS, Dropped, Plan, read_plan
 from preprocess.encode import pack_sample
 from preprocess.errors import DecodeError, InputError
-from preprocess.files import atomic_file, file_sha256, from_fields
+from preprocess.files import atomic_file, file_sha256, from_fields, locked, remove_unfinished
+from preprocess.image import MAX_MEGAPIXELS
 from preprocess.manifest import MANIFEST_FILE, EyeCount, Manifest, PackSettings, SplitRecord
 from preprocess.plan import PlannedShard, plan_shards
 from preprocess.runtime import in_processes
@@ -38,6 +39,7 @@ class PackConfig:
     workers: int | None = None  # processes; None takes one a core; 1 works in this process
     overwrite: bool = False  # as `update`; also repacks shards that are damaged or lack a sample
     update: bool = False  # replaces a pack of other photographs or settings; what is the same stays
+    max_megapixels: float = MAX_MEGAPIXELS  # larger photographs and masks are left out
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,16 @@ def pack(config: PackConfig) -> PackReport:
     started = time.perf_counter()
     plan = read_plan(config.source, config.split)
     shards = plan_shards(plan, config.settings)
+    if config.out.exists() and not config.out.is_dir():
+        raise InputError(config.out, "is a file", "Give a folder as --out")
+    with locked(config.out):
+        remove_unfinished(config.out, *(config.out / split for split in SPLITS))
+        manifest, packed = _pack_plan(config, plan, shards)
+    return PackReport(manifest, packed, time.perf_counter() - started)
+
+
+def _pack_plan(config: PackConfig, plan: Plan, shards: list[PlannedShard]) -> tuple[Manifest, int]:
+    """Pack what is missing; return the manifest and how many samples were packed."""
     fingerprint = hashlib.sha256("".join(shard.digest for shard in shards).encode()).hexdigest()
     _check_target(config, fingerprint)
     found = ((shard, _finished(config, shard)) for shard in shards)
@@ -81,13 +93,10 @@ def pack(config: PackConfig) -> PackReport:
     if missing or not _is_saved(config.out, manifest):
         _remove_strays(config.out, manifest)
         manifest.save(config.out)
-    packed = sum(records[shard.name].shard.samples for shard in missing)
-    return PackReport(manifest, packed, time.perf_counter() - started)
+    return manifest, sum(records[shard.name].shard.samples for shard in missing)
 
 
 def _check_target(config: PackConfig, fingerprint: str) -> None:
-    if config.out.exists() and not config.out.is_dir():
-        raise InputError(config.out, "is a file", "Give a folder as --out")
     path = config.out / MANIFEST_FILE
     if config.overwrite or config.update or not path.exists():
         return
@@ -104,7 +113,7 @@ def _finished(config: PackConfig, planned: PlannedShard) -> PackedShard | None:
         if known.digest != planned.digest:
             return None
         stat, index = path.stat(), file_sha256(index_path(path))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     whole = stat.st_size == known.shard.bytes and index == known.shard.index_sha256
     if config.overwrite and whole:  # what was dropped may be readable by now
@@ -114,7 +123,9 @@ def _finished(config: PackConfig, planned: PlannedShard) -> PackedShard | None:
 
 def _pack_shards(config: PackConfig, missing: list[PlannedShard]) -> Iterator[PackedShard]:
     """Pack shards and yield their records as they are done."""
-    job = partial(pack_shard, config.source, config.out, config.settings)
+    job = partial(
+        pack_shard, config.source, config.out, config.settings, max_megapixels=config.max_megapixels
+    )
     total = sum(len(shard.samples) for shard in missing)
     with tqdm(total=total, unit="img", desc="pack", disable=None, smoothing=0.05) as bar:
         for record in in_processes(job, missing, config.workers):
@@ -123,7 +134,11 @@ def _pack_shards(config: PackConfig, missing: list[PlannedShard]) -> Iterator[Pa
 
 
 def pack_shard(
-    source: Path, out: Path, settings: PackSettings, planned: PlannedShard
+    source: Path,
+    out: Path,
+    settings: PackSettings,
+    planned: PlannedShard,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> PackedShard:
     """Pack one shard: tar, index and, last, the record that commits it.
 
@@ -136,7 +151,7 @@ def pack_shard(
     with writing(path) as add:
         for sample in planned.samples:
             try:
-                packed = pack_sample(source, sample, settings)
+                packed = pack_sample(source, sample, settings, max_megapixels)
             except DecodeError as error:
                 dropped.append(Dropped(sample.key, f"{error.where}: {error.problem}"))
                 continue
@@ -185,9 +200,9 @@ def _is_saved(out: Path, manifest: Manifest) -> bool:
 
 
 def _remove_strays(out: Path, manifest: Manifest) -> None:
-    """Delete shards that the manifest does not list, and what a kill left half written."""
+    """Delete shards that the manifest does not list."""
     listed = {out / shard.name for shard in manifest.shards}
     for split in SPLITS:
-        for path in [*(out / split).glob("eyes-*"), *(out / split).glob(".eyes-*.tmp")]:
+        for path in (out / split).glob("eyes-*"):
             if path.with_suffix(".tar") not in listed:
-                path.unlink(missing_ok=True)
+                path.unlink()

@@ -16,8 +16,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TypeVar
 
@@ -32,6 +33,7 @@ _MALLOC = (
     ("MALLOC_TRIM_THRESHOLD_", -1, 1 << 30),
     ("MALLOC_TOP_PAD_", -2, 64 << 20),
 )
+_LOOK_SECONDS = 0.2  # how often a pool looks for a Ctrl-C
 
 
 def keep_freed_memory() -> bool:
@@ -76,15 +78,49 @@ def in_processes(
         return
     # spawn: a fork of a process with running threads (torch, DALI, OpenCV) can deadlock.
     spawn = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, spawn, initializer=_start_worker)
+    with _interrupts_noted() as noted:
+        executor = ProcessPoolExecutor(workers, spawn, initializer=_start_worker)
+        try:
+            with _interrupts_blocked():
+                waiting = {executor.submit(job, task) for task in tasks}
+            while waiting and not noted:
+                done, waiting = wait(waiting, _LOOK_SECONDS, FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        except BrokenProcessPool:
+            remedy = "What is finished is kept: run again, with fewer --workers if memory was short"
+            raise InputError("--workers", "a worker process was killed", remedy) from None
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+    if noted:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[list[int]]:
+    """Collect Ctrl-C: raised amid the threads and callbacks of a pool, it can get lost there."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
     try:
-        for done in as_completed([executor.submit(job, task) for task in tasks]):
-            yield done.result()
-    except BrokenProcessPool:
-        remedy = "What is finished is kept: run again, with fewer --workers if memory was short"
-        raise InputError("--workers", "a worker process was killed", remedy) from None
+        yield noted
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Let the processes that are started here never see a Ctrl-C: the parent tells them to stop."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:

@@ -29,7 +29,7 @@ from preprocess.drawn.eye import paint_eyes
 from preprocess.drawn.face import draw_head
 from preprocess.drawn.look import Look
 from preprocess.errors import InputError, require
-from preprocess.files import atomic_file
+from preprocess.files import atomic_file, locked, remove_unfinished
 from preprocess.image import RGB
 from preprocess.runtime import in_processes
 
@@ -95,11 +95,13 @@ def write_sample(out: Path, config: SampleConfig, workers: int | None = None) ->
     bytes do not depend on the workers (None takes one a core). Returns how many faces it drew.
     """
     require(workers is None or workers >= 1, "workers", f"is {workers}", "1 or more")
-    _prepare(out, {"drawer": _DRAWER, **asdict(config)})
-    missing = [i for i in range(config.count) if not _image_path(out, i).exists()]
-    done = in_processes(partial(_write_face, out=out, config=config), missing, workers)
-    for _ in tqdm(done, total=len(missing), desc="draw faces", unit="face", disable=None):
-        pass
+    with locked(out):
+        remove_unfinished(out, out / IMAGE_FOLDER, *out.glob(f"{MASK_FOLDER}/*"))
+        _prepare(out, {"drawer": _DRAWER, **asdict(config)})
+        missing = [i for i in range(config.count) if not _image_path(out, i).exists()]
+        done = in_processes(partial(_write_face, out=out, config=config), missing, workers)
+        for _ in tqdm(done, total=len(missing), desc="draw faces", unit="face", disable=None):
+            pass
     return len(missing)
 
 

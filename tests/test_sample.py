@@ -20,7 +20,7 @@ SMALL = SampleConfig(count=12, size=256, mask_size=128)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = (p for p in folder.rglob("*") if p.is_file())
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
