@@ -35,7 +35,7 @@ TRAIN_ARGS := --shards $(SHARDS) --output $(OUTPUT) $(if $(PRESET),--preset $(PR
 EXTRAS := train,video$(if $(shell command -v nvidia-smi),$(comma)gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sample shards train speedrun evaluate weights infer test lint peers bench bench-gpu bench-growth clean FORCE
+.PHONY: help venv sample shards train speedrun evaluate weights infer test faults lint peers bench bench-gpu bench-growth clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -121,6 +121,9 @@ infer: $(VENV)/.installed ## cut the eyes out of IMAGE (with the bundled weights
 
 test: lint ## the whole suite, or T=tests/test_mask.py
 	$(PY) -m pytest $(T)
+
+faults: $(VENV)/.installed-dev ## damaged files by the thousand (ROUNDS=2000 of each format; SEED)
+	EYES_FUZZ=$(or $(ROUNDS),2000) EYES_SEED=$(or $(SEED),0) EYES_INTERRUPTS=30 $(PY) -m pytest tests/faults
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(PY) -m ruff check .

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from bisect import bisect_right
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from preprocess.archive import Member, list_members
 from preprocess.errors import InputError
@@ -30,9 +31,10 @@ EYES = ("l_eye", "r_eye")
 SPLITS = ("train", "val", "test")
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-_MASK_NAME = re.compile(r"(\d+)_(l_eye|r_eye)\.png")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_MASK_NAME = re.compile(rf"({_NUMBER.pattern})_(l_eye|r_eye)\.png")
 # CelebA's own partition file puts these ranges of orig_idx into train, val and test.
-_FIRST_VAL, _FIRST_TEST = 162_770, 182_637
+FIRST_VAL, FIRST_TEST = 162_770, 182_637
 _LONGEST_KEY = 87  # a tar header holds names of 100 bytes, extension included
 
 
@@ -67,41 +69,29 @@ class Plan:
     samples: tuple[RawSample, ...]
     dropped: tuple[Dropped, ...] = ()
     split_rule: str = "official"
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def read_plan(source: Path, split: str | None = None) -> Plan:
-    """List the samples of a folder or zip, without reading a picture.
+    """List the samples of a folder or zip in one of the two layouts, without reading a picture.
 
-    Parameters
-    ----------
-    source
-        Folder or zip in one of the two layouts; one enclosing folder is looked through.
-    split
-        Put every sample into this split instead of following the rule.
-
-    Raises
-    ------
-    InputError
-        If the path is missing or holds neither layout.
+    With `split`, every sample is put into that split. An `InputError` if the path is missing or
+    holds neither layout.
     """
-    members = list_members(source, _is_wanted)
-    if any(IMAGE_FOLDER in name.split("/") for name in members):
-        plan = _plan_official(source, members)
-    elif any("images" in name.split("/") for name in members):
-        plan = _plan_pairs(source, members)
+    members, dropped = _with_names(list_members(source, _is_wanted))
+    if any(IMAGE_FOLDER in name.parts for name, _ in members):
+        plan = _plan_official(source, members, dropped)
+    elif any("images" in name.parts for name, _ in members):
+        plan = _plan_pairs(source, members, dropped)
     else:
-        raise InputError(
-            source,
-            f"holds neither {IMAGE_FOLDER}/ nor images/",
-            f"Give the folder with {IMAGE_FOLDER}/ and {MASK_FOLDER}/ in it, or CelebAMask-HQ.zip",
-        )
+        remedy = f"Give the folder with {IMAGE_FOLDER}/ and {MASK_FOLDER}/ in it, or its zip"
+        raise InputError(source, f"holds neither {IMAGE_FOLDER}/ nor images/", remedy)
     if not plan.samples:
-        problem, remedy = "holds no image that can be packed", "Check that the download is complete"
+        problem = "holds no image that can be packed"
         if plan.dropped:
             row = plan.dropped[0]
             problem += f" ({len(plan.dropped)} left out; the first, {row.key}: {row.reason})"
-        raise InputError(source, problem, remedy)
+        raise InputError(source, problem, "Check that the download is complete")
     if split is not None:
         samples = tuple(replace(sample, split=split) for sample in plan.samples)
         plan = replace(plan, samples=samples, split_rule=f"all {split}", notes=())
@@ -112,98 +102,112 @@ def _is_wanted(name: str) -> bool:
     """Skip the masks of the other 17 parts: nine files in ten of the full set."""
     if name.startswith("__MACOSX/"):
         return False
-    return f"{MASK_FOLDER}/" not in name or name.endswith(tuple(f"_{eye}.png" for eye in EYES))
+    return f"{MASK_FOLDER}/" not in name or name.endswith(("_l_eye.png", "_r_eye.png"))
+
+
+def _with_names(
+    found: list[tuple[str, Member]],
+) -> tuple[list[tuple[PurePosixPath, Member]], list[Dropped]]:
+    """Take the names apart; what has a name that cannot be written down is left out."""
+    members, dropped = [], []
+    for path, member in found:
+        try:
+            path.encode()
+            members.append((PurePosixPath(path), member))
+        except UnicodeEncodeError:
+            name = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            dropped.append(Dropped(name.rpartition("/")[2], "its name is not UTF-8"))
+    return members, dropped
 
 
 def split_of_orig_idx(orig_idx: int) -> str:
     """Return the split of CelebA's own partition: train, val or test."""
-    if orig_idx < _FIRST_VAL:
-        return "train"
-    return "val" if orig_idx < _FIRST_TEST else "test"
+    return SPLITS[bisect_right((FIRST_VAL, FIRST_TEST), orig_idx)]
 
 
 def split_of_key(key: str) -> str:
     """Return a stable 80/10/10 split by hash, for sets without an official one."""
     share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") / 2**32
-    if share < 0.8:
-        return "train"
-    return "val" if share < 0.9 else "test"
+    return SPLITS[bisect_right((0.8, 0.9), share)]
 
 
-def _plan_official(source: Path, members: dict[str, Member]) -> Plan:
+def _plan_official(
+    source: Path, members: list[tuple[PurePosixPath, Member]], dropped: list[Dropped]
+) -> Plan:
     images: dict[int, Member] = {}
     masks: dict[int, dict[str, Member]] = {}
-    mapping: Member | None = None
-    dropped: list[Dropped] = []
-    for path, member in members.items():
-        name = PurePosixPath(path)
+    mapping: dict[str, Member] = {}
+    for name, member in members:
         if name.parent.name == IMAGE_FOLDER and name.suffix.lower() in _IMAGE_SUFFIXES:
-            if not name.stem.isdecimal():
-                dropped.append(Dropped(name.name, "image name is not a number"))
-            elif int(name.stem) in images:
-                dropped.append(_second(f"{int(name.stem):05d}", member, images[int(name.stem)]))
+            if _NUMBER.fullmatch(name.stem):
+                number = int(name.stem)
+                _take(images, number, member, f"{number:05d}", dropped)
             else:
-                images[int(name.stem)] = member
-        elif MASK_FOLDER in name.parts:
-            if match := _MASK_NAME.fullmatch(name.name):
-                eyes = masks.setdefault(int(match[1]), {})
-                if match[2] in eyes:
-                    dropped.append(_second(f"{int(match[1]):05d}", member, eyes[match[2]]))
-                else:
-                    eyes[match[2]] = member
+                dropped.append(Dropped(name.name, "image name is not a number"))
+        elif MASK_FOLDER in name.parts and (match := _MASK_NAME.fullmatch(name.name)):
+            number = int(match[1])
+            _take(masks.setdefault(number, {}), match[2], member, f"{number:05d}", dropped)
         elif name.name == MAPPING_FILE:
-            mapping = member
+            _take(mapping, MAPPING_FILE, member, MAPPING_FILE, dropped)
+    if not masks:
+        problem = f"has images but no eye mask under {MASK_FOLDER}/"
+        raise InputError(source, problem, "Check the download")
     for number in sorted(masks.keys() - images.keys()):
         dropped.append(Dropped(f"{number:05d}", f"mask without an image ({number}.jpg is missing)"))
-    if not masks:
-        raise InputError(
-            source, f"has images but no eye mask under {MASK_FOLDER}/", "Check the download"
-        )
-    splits = _read_mapping(source, mapping) if mapping else None
+    splits = _read_mapping(source, mapping[MAPPING_FILE]) if mapping else None
     samples = []
     for number in sorted(images):
         key = f"{number:05d}"
-        if splits is not None and number not in splits:
+        split = split_of_key(key) if splits is None else splits.get(number)
+        if split:
+            samples.append(RawSample(key, split, images[number], masks.get(number, {})))
+        else:
             dropped.append(Dropped(key, f"not listed in {MAPPING_FILE}"))
-            continue
-        split = splits[number] if splits is not None else split_of_key(key)
-        samples.append(RawSample(key, split, images[number], masks.get(number, {})))
     if splits is not None:
         return Plan(source, tuple(samples), tuple(dropped))
     note = f"no {MAPPING_FILE}: split 80/10/10 by a hash of the id, not by the official rule"
     return Plan(source, tuple(samples), tuple(dropped), "hash", (note,))
 
 
-def _second(key: str, member: Member, first: Member) -> Dropped:
-    return Dropped(key, f"{member.name} has the id of {first.name}, which was taken")
+def _take(
+    found: dict[Any, Member], key: object, member: Member, name: str, dropped: list[Dropped]
+) -> None:
+    """Note a member under its key; a later one of the same key is left out."""
+    first = found.setdefault(key, member)
+    if first is not member:
+        reason = f"{member.name} has the id of {first.name}, which was taken"
+        dropped.append(Dropped(name, reason))
 
 
 def _read_mapping(source: Path, member: Member) -> dict[int, str]:
     """Read `idx orig_idx orig_file` lines to the split of each idx."""
-    splits = {}
+    splits: dict[int, str] = {}
     lines = member.read(source).decode("ascii", "replace").splitlines()
     for number, line in enumerate(lines, start=1):
         fields = line.split()
         if not fields or fields[0] == "idx":
             continue
-        if len(fields) < 2 or not (fields[0].isdecimal() and fields[1].isdecimal()):
-            raise InputError(
-                f"{source / member.name}, line {number}",
-                f"reads {line!r}",
-                "Expected `idx orig_idx orig_file`",
-            )
-        splits[int(fields[0])] = split_of_orig_idx(int(fields[1]))
+        where = f"{source / member.name}, line {number}"
+        if len(fields) < 2 or not all(map(_NUMBER.fullmatch, fields[:2])):
+            raise InputError(where, f"reads {line!r:.80}", "Expected `idx orig_idx orig_file`")
+        split = split_of_orig_idx(int(fields[1]))
+        if splits.setdefault(int(fields[0]), split) != split:
+            problem = f"puts {int(fields[0])} into {split}, a line before it into another split"
+            raise InputError(where, problem, "Keep the line that is right")
     return splits
 
 
-def _plan_pairs(source: Path, members: dict[str, Member]) -> Plan:
-    dropped: list[Dropped] = []
-    images = _by_stem(members, ("images",), dropped)
-    masks = _by_stem(members, ("eye_masks", "masks"), dropped)
-    dropped += [
-        Dropped(stem, f"mask without an image (images/{stem}.* is missing)")
-        for stem in sorted(masks.keys() - images.keys())
-    ]
+def _plan_pairs(
+    source: Path, members: list[tuple[PurePosixPath, Member]], dropped: list[Dropped]
+) -> Plan:
+    images: dict[str, Member] = {}
+    masks: dict[str, Member] = {}
+    folders = {"images": images, "eye_masks": masks, "masks": masks}
+    for name, member in members:
+        if name.parent.name in folders and name.suffix.lower() in _IMAGE_SUFFIXES:
+            _take(folders[name.parent.name], name.stem, member, name.stem, dropped)
+    for stem in sorted(masks.keys() - images.keys()):
+        dropped.append(Dropped(stem, f"mask without an image (images/{stem}.* is missing)"))
     samples: dict[str, RawSample] = {}
     for stem in sorted(images):
         key = _key(stem)
@@ -223,17 +227,3 @@ def _key(stem: str) -> str:
     if stem.isascii() and len(key) <= _LONGEST_KEY:
         return key
     return f"{key[:70]}-{hashlib.sha256(stem.encode()).hexdigest()[:16]}"
-
-
-def _by_stem(
-    members: dict[str, Member], folders: Iterable[str], dropped: list[Dropped]
-) -> dict[str, Member]:
-    found: dict[str, Member] = {}
-    for path, member in members.items():
-        name = PurePosixPath(path)
-        if name.parent.name in folders and name.suffix.lower() in _IMAGE_SUFFIXES:
-            if name.stem in found:
-                dropped.append(_second(name.stem, member, found[name.stem]))
-            else:
-                found[name.stem] = member
-    return found

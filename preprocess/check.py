@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
+from preprocess.errors import InputError
 from preprocess.files import file_sha256
-from preprocess.image import decode_rgb
+from preprocess.image import RGB, decode_rgb
 from preprocess.manifest import Manifest
-from preprocess.mask import LABELS, decode_label
+from preprocess.mask import LABELS, Mask, decode_label
 from preprocess.runtime import dali_is_installed
-from preprocess.shards import ShardRecord, index_path, read_index
+from preprocess.shards import ShardIndex, ShardRecord, index_path
 
 # DALI and simplejpeg both decode by libjpeg-turbo; versions differ by rounding at most.
 _PIXEL_TOLERANCE = 2
@@ -37,53 +38,84 @@ def check(root: Path) -> CheckReport:
 
     Checked are: checksums of shards and indexes; keys in order and number; sizes and value range
     of images and label maps; eye areas against the sample's own JSON; both readers against each
-    other, pixel by pixel. Where DALI is not installed, `CheckReport.readers` says so.
-
-    Raises
-    ------
-    InputError
-        If the manifest is missing or cannot be read.
+    other, pixel by pixel. If DALI is not installed, `CheckReport.readers` says so.
     """
-    manifest = Manifest.load(root)
-    with_dali = dali_is_installed()
-    faults: list[str] = []
+    manifest, with_dali = Manifest.load(root), dali_is_installed()
+    size, faults = manifest.settings.size, []
     with tqdm(total=manifest.samples, unit="img", desc="check", disable=None) as bar:
-        for split in manifest.splits.values():
-            for shard in split.shards:
-                faults += _check_shard(root, shard, manifest.settings.size, with_dali, bar)
+        for shard in manifest.shards:
+            path = root / shard.name
+            found = _damage(path, shard.sha256) or _damage(index_path(path), shard.index_sha256)
+            # Each step relies on what those before it found to be whole.
+            found = found or _check_index(path, shard) or _check_samples(path, size)
+            if with_dali and not found:
+                found = _check_dali(path, shard.samples)
+            faults += found
+            bar.update(shard.samples)
     readers = ("webdataset", "dali") if with_dali else ("webdataset",)
     return CheckReport(manifest.samples, readers, tuple(faults))
 
 
-def _check_shard(
-    root: Path, shard: ShardRecord, size: int, with_dali: bool, bar: tqdm[Any]
-) -> list[str]:
-    path = root / shard.name
+def _damage(path: Path, sha256: str) -> list[str]:
     if not path.exists():
         return [f"{path}: missing"]
-    if file_sha256(path) != shard.sha256:
-        return [f"{path}: sha256 differs from the manifest's"]
-    if not index_path(path).exists():
-        return [f"{index_path(path)}: missing"]
-    if file_sha256(index_path(path)) != shard.index_sha256:
-        return [f"{index_path(path)}: sha256 differs from the manifest's"]
-    entries = read_index(path)
-    keys = [entry.key for entry in entries]
-    faults, seen = [], []
-    decoded = _dali_samples(path, len(entries)) if with_dali else None
+    return [] if file_sha256(path) == sha256 else [f"{path}: sha256 differs from the manifest's"]
+
+
+def _check_index(path: Path, shard: ShardRecord) -> list[str]:
+    """Hold the index against the tar itself: DALI believes it, and would crash."""
+    try:
+        index = ShardIndex.read(path)
+        entries = [index.entry(row) for row in range(len(index.lines))]
+        with tarfile.open(path, "r:") as tar:
+            members = [(m.name, m.offset_data, m.size) for m in tar if m.isfile()]
+    except (InputError, tarfile.TarError, OSError, ValueError) as error:
+        return [f"{path}: cannot be read ({error})"]
+    if len(entries) != shard.samples:
+        return [f"{path}: {len(entries)} samples read, {shard.samples} in the manifest"]
+    parts = [component for entry in entries for component in entry.components]
+    stated = [(name, offset, size) for _, offset, size, name in parts]
+    kinds = ["jpg", "json", "png"] * len(entries)
+    keys = {entry.key for entry in entries}
+    if stated != members or [kind for kind, *_ in parts] != kinds or len(keys) != len(entries):
+        return [f"{path}: its index does not list its samples"]
+    return []
+
+
+def _check_samples(path: Path, size: int) -> list[str]:
+    faults = []
     for sample in _stream_samples(path):
         key = sample["__key__"]
-        seen.append(key)
-        image, label = decode_rgb(sample["jpg"], key), decode_label(sample["png"], key)
-        faults += [f"{path}, {key}: {fault}" for fault in _faults(sample, image, label, size)]
-        if decoded is not None:
-            other_image, other_label = next(decoded)
-            difference = np.abs(image.astype(np.int16) - other_image).max()
-            if difference > _PIXEL_TOLERANCE or not np.array_equal(label, other_label):
+        try:
+            image, label = decode_rgb(sample["jpg"], key), decode_label(sample["png"], key)
+            found = list(_faults(sample, image, label, size))
+        except (
+            InputError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            found = [f"cannot be read ({error})"]
+        faults += [f"{path}, {key}: {fault}" for fault in found]
+    return faults
+
+
+def _check_dali(path: Path, count: int) -> list[str]:
+    faults = []
+    try:
+        for sample, (image, label) in zip(
+            _stream_samples(path), _dali_samples(path, count), strict=True
+        ):
+            key = sample["__key__"]
+            ours = decode_rgb(sample["jpg"], key).astype(np.int16)
+            difference = np.abs(ours - image).max()
+            same = np.array_equal(decode_label(sample["png"], key), label)
+            if difference > _PIXEL_TOLERANCE or not same:
                 faults.append(f"{path}, {key}: DALI decodes other pixels (by {difference} levels)")
-        bar.update()
-    if seen != keys or len(seen) != shard.samples:
-        faults.append(f"{path}: {len(seen)} samples read, {shard.samples} in the manifest")
+    except RuntimeError as error:
+        faults.append(f"{path}: DALI cannot read it ({str(error).splitlines()[0]})")
     return faults
 
 
@@ -99,12 +131,7 @@ def _stream_samples(shard: Path) -> Iterator[dict[str, Any]]:
         yield from group_by_keys(tar_file_expander([{"url": str(shard), "stream": file}]))
 
 
-def _faults(
-    sample: dict[str, Any],
-    image: npt.NDArray[np.uint8],
-    label: npt.NDArray[np.uint8],
-    size: int,
-) -> Iterator[str]:
+def _faults(sample: dict[str, Any], image: RGB, label: Mask, size: int) -> Iterator[str]:
     if image.shape != (size, size, 3):
         yield f"image is {image.shape}, expected {(size, size, 3)}"
     if label.shape != (size, size):
@@ -118,11 +145,12 @@ def _faults(
             yield f"{part} covers another area than the {area} pixels noted when packing"
 
 
-def _dali_samples(path: Path, count: int, batch: int = 64) -> Iterator[tuple[Any, Any]]:
+def _dali_samples(path: Path, count: int) -> Iterator[tuple[Any, Any]]:
     from nvidia.dali import fn, types
     from nvidia.dali.pipeline import Pipeline
 
-    pipeline = Pipeline(batch_size=min(batch, count), num_threads=2, device_id=None)
+    batch = min(64, count)
+    pipeline = Pipeline(batch_size=batch, num_threads=2, device_id=None)
     with pipeline:
         components: Any = fn.readers.webdataset(
             paths=[str(path)],
@@ -134,9 +162,7 @@ def _dali_samples(path: Path, count: int, batch: int = 64) -> Iterator[tuple[Any
         image = fn.decoders.image(jpg, device="cpu", jpeg_fancy_upsampling=True)
         pipeline.set_outputs(image, fn.decoders.image(png, device="cpu", output_type=types.GRAY))
     pipeline.build()
-    left = count
-    while left:
+    for first in range(0, count, batch):
         images, labels = pipeline.run()
-        for number in range(min(left, len(images))):
+        for number in range(min(batch, count - first)):
             yield images.at(number), labels.at(number)[..., 0]
-        left -= min(left, len(images))

@@ -9,6 +9,13 @@ import click
 
 from preprocess.command import HELP, VERSION, DefaultsTo, reports_errors
 
+_PATH = click.Path(path_type=Path)
+_SPLIT = click.Choice(["train", "val", "test"])
+_SHARDS = click.option("--shards", type=_PATH, default=Path("shards"))
+_WORKERS = click.option(
+    "--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]"
+)
+
 
 @click.group(cls=DefaultsTo, default="pack", context_settings=HELP)
 @VERSION
@@ -20,45 +27,28 @@ def main() -> None:
 
 
 @main.command()
-@click.option(
-    "--data",
-    "source",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="CelebAMask-HQ folder or zip, or a folder with images/ and eye_masks/.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("shards"),
-    help="Folder for shards and manifest.",
-)
+@click.option("--data", "source", type=_PATH, required=True, help="Folder or zip of photographs.")
+@click.option("--out", type=_PATH, default=Path("shards"), help="Folder for shards and manifest.")
 # The defaults of these four are those of `preprocess.manifest.PackSettings`; the help repeats them.
 @click.option("--size", type=int, help="Side of the packed square in pixels.  [default: 256]")
 @click.option("--quality", type=int, help="JPEG quality of the packed image.  [default: 96]")
 @click.option("--samples-per-shard", type=int, help="At most.  [default: 1024]")
 @click.option("--seed", type=int, help="Decides the order in the shards.  [default: 0]")
+@click.option("--split", type=_SPLIT, help="Put all into one split, whatever the official rule.")
+@_WORKERS
+@click.option("--update", is_flag=True, help="Replace a pack of other photographs or settings.")
+@click.option("--overwrite", is_flag=True, help="Also redo what is damaged or was dropped.")
 @click.option(
-    "--split",
-    type=click.Choice(["train", "val", "test"]),
-    help="Put everything into one split instead of following the official rule.",
-)
-@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
-@click.option(
-    "--update",
-    is_flag=True,
-    help="Replace a pack of other photographs or settings; what is the same stays.",
-)
-@click.option(
-    "--overwrite",
-    is_flag=True,
-    help="As --update; also redo what is damaged, and try what was dropped again.",
+    "--max-megapixels",
+    type=click.FloatRange(min=0),
+    default=100.0,
+    help="Larger photographs and masks are left out.",
 )
 @click.option("--tune/--no-tune", default=True, help="Keep freed memory.")
 @reports_errors
 def pack(
     source: Path, out: Path, split: str | None, workers: int | None, update: bool, overwrite: bool,
-    tune: bool, **given: Any,
+    max_megapixels: float, tune: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Pack a data set; continues after an interruption, redoes only what changed."""
     from preprocess.manifest import PackSettings
@@ -68,7 +58,8 @@ def pack(
 
     settings = PackSettings(**{name: value for name, value in given.items() if value is not None})
     click.echo(tune_process(tune), err=True)
-    report = run(PackConfig(source, out, settings, split, workers, overwrite, update))
+    config = PackConfig(source, out, settings, split, workers, overwrite, update, max_megapixels)
+    report = run(config)
     from preprocess.show import save_preview, summary
 
     preview = out / "preview.png"
@@ -78,7 +69,7 @@ def pack(
 
 
 @main.command()
-@click.option("--shards", type=click.Path(path_type=Path), default=Path("shards"))
+@_SHARDS
 @reports_errors
 def check(shards: Path) -> None:
     """Read every sample back through DALI and webdataset, against the manifest."""
@@ -90,32 +81,30 @@ def check(shards: Path) -> None:
         click.echo(fault, err=True)
     if report.faults:
         raise InputError(shards, f"{len(report.faults)} faults", "Pack again with --overwrite")
-    click.echo(
-        f"{shards}: {report.samples} samples, read through {' and '.join(report.readers)}: ok"
-    )
+    readers = " and ".join(report.readers)
+    click.echo(f"{shards}: {report.samples} samples, read through {readers}: ok")
 
 
 @main.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("data/sample"))
+@click.option("--out", type=_PATH, default=Path("data/sample"))
 @click.option("--count", default=400, help="Number of faces.")
 @click.option("--seed", default=0)
 @click.option("--size", default=1024, help="Side of the images; masks have half of it.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
+@_WORKERS
 @reports_errors
 def sample(out: Path, count: int, seed: int, size: int, workers: int | None) -> None:
     """Draw made-up faces in the official layout, for a first run without a download."""
     from preprocess.sample import SampleConfig, write_sample
 
-    report = write_sample(out, SampleConfig(count, seed, size, max(1, size // 2)), workers)
-    splits = ", ".join(f"{number} {split}" for split, number in report.splits.items())
-    click.echo(f"{out}: {report.count} faces ({report.written} drawn now), {splits}")
+    drawn = write_sample(out, SampleConfig(count, seed, size, max(1, size // 2)), workers)
+    click.echo(f"{out}: {count} faces ({drawn} drawn now)")
 
 
 @main.command()
-@click.option("--shards", type=click.Path(path_type=Path), default=Path("shards"))
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="train")
+@_SHARDS
+@click.option("--split", type=_SPLIT, default="train")
 @click.option("--count", type=click.IntRange(min=1), default=16, help="Number of samples.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("preview.png"))
+@click.option("--out", type=_PATH, default=Path("preview.png"))
 @reports_errors
 def show(shards: Path, split: str, count: int, out: Path) -> None:
     """Draw packed images, labels and outlines as a picture grid."""

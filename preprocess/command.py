@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -38,7 +39,8 @@ VERSION = click.version_option(__version__, "--version")
 def _describe(error: OSError) -> str:
     if error.filename is None or error.strerror is None:
         return str(error)
-    return f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space"
+    remedy = "Check the path, its permissions and the free space, then run again"
+    return f"{error.filename}: {error.strerror}. {remedy}"
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
@@ -50,6 +52,9 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a file's name may not be text
+                stream.reconfigure(errors="backslashreplace")
         try:
             return command(*args, **kwargs)
         except InputError as error:

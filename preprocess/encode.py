@@ -12,33 +12,39 @@ import simplejpeg
 
 from preprocess.celebamask import EYES, RawSample
 from preprocess.errors import DecodeError
-from preprocess.image import decode_fitted
+from preprocess.image import MAX_MEGAPIXELS, Geometry, decode_fitted, orientation
 from preprocess.manifest import EyeCount, PackSettings
 from preprocess.mask import LABELS, Mask, decode_mask, encode_label, eye_centres, label_map
 
 
 @dataclass(frozen=True)
 class PackedSample:
-    """The bytes of one sample, by extension; none, but the reason, if it was dropped."""
+    """The bytes of one sample, by extension; its eyes, and its masks that mark nothing."""
 
     parts: dict[str, bytes]
-    eyes: EyeCount = EyeCount()
-    empty_masks: tuple[str, ...] = ()
-    reason: str = ""
+    eyes: EyeCount
+    empty_masks: tuple[str, ...]
 
 
-def pack_sample(source: Path, sample: RawSample, settings: PackSettings) -> PackedSample:
-    """Read, fit and encode one sample; one that cannot be decoded comes back with the reason."""
-    try:
-        data = sample.image.read(source)
-        square, geometry = decode_fitted(data, settings.size, sample.image.name)
-        masks = {
-            part: decode_mask(member.read(source), member.name)
-            for part, member in sample.masks.items()
-        }
-    except DecodeError as error:
-        return PackedSample({}, reason=f"{error.where}: {error.problem}")
+def pack_sample(
+    source: Path,
+    sample: RawSample,
+    settings: PackSettings,
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> PackedSample:
+    """Read, fit and encode one sample.
+
+    A `DecodeError` if one of its files cannot be decoded, or a mask does not fit the photograph.
+    """
+    data = sample.image.read(source)
+    square, geometry = decode_fitted(data, settings.size, sample.image.name, max_megapixels)
+    masks = {
+        part: decode_mask(member.read(source), member.name, max_megapixels)
+        for part, member in sample.masks.items()
+    }
     seen = {part: mask for part, mask in masks.items() if cv2.countNonZero(mask)}
+    for part, mask in seen.items():
+        _check_fit(sample.image.name, data, geometry, sample.masks[part].name, mask)
     label = label_map(seen, geometry)
     meta = {
         "area": {part: int(np.count_nonzero(label == LABELS[part])) for part in sorted(seen)},
@@ -47,16 +53,33 @@ def pack_sample(source: Path, sample: RawSample, settings: PackSettings) -> Pack
         "key": sample.key,
         "source": sample.image.name.rpartition("/")[2],
     }
-    jpg = simplejpeg.encode_jpeg(
-        square, quality=settings.quality, colorspace="RGB", colorsubsampling=settings.subsampling
-    )
     parts = {
-        "jpg": jpg,
+        "jpg": simplejpeg.encode_jpeg(
+            square, settings.quality, colorsubsampling=settings.subsampling
+        ),
         "json": json.dumps(meta, sort_keys=True, separators=(",", ":")).encode(),
         "png": encode_label(label),
     }
     empty = tuple(sorted(sample.masks[part].name for part in masks.keys() - seen.keys()))
     return PackedSample(parts, _count_eyes(seen), empty if "eye" not in masks else ())
+
+
+def _check_fit(image: str, data: bytes, geometry: Geometry, name: str, mask: Mask) -> None:
+    """Refuse a mask that would be stretched, or that may not be turned as its photograph is."""
+    height, width = geometry.source_height, geometry.source_width
+    if not _covers(mask, height, width):
+        problem = f"is {mask.shape[1]} x {mask.shape[0]}, another shape than its photograph"
+        raise DecodeError(name, f"{problem}, {width} x {height}", "Draw it on the whole photograph")
+    turn = orientation(data)
+    if turn != 1 and _covers(mask, *((width, height) if turn >= 5 else (height, width))):
+        problem = f"is turned by its EXIF orientation, {turn}; whether its mask is cannot be told"
+        raise DecodeError(image, problem, "Save it upright")
+
+
+def _covers(mask: Mask, height: int, width: int) -> bool:
+    """Whether a mask has the aspect ratio of a picture, within a pixel or a hundredth."""
+    rows, columns = mask.shape
+    return bool(abs(rows - columns * height / width) <= max(1, rows / 100))
 
 
 def _count_eyes(seen: dict[str, Mask]) -> EyeCount:

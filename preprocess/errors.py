@@ -1,31 +1,18 @@
-"""The one exception that stands for a user's mistake, and how a command reports it."""
+"""The one exception that stands for a user's mistake."""
 
 from __future__ import annotations
 
-from typing import ParamSpec, TypeVar
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
 
 class InputError(ValueError):
-    """Something handed to us cannot be used; the message says what and how to mend it.
+    """Something handed to us cannot be used: a file, folder or option (`where`).
 
-    Parameters
-    ----------
-    where
-        File, folder or option that the message is about.
-    problem
-        What was found there, with the value.
-    remedy
-        What was expected instead, or what to do.
+    `problem` says what was found there, with the value, and `remedy` what was expected or what to
+    do.
     """
 
     def __init__(self, where: object, problem: str, remedy: str) -> None:
         super().__init__(f"{where}: {problem}. {remedy}")
-        self.where = str(where)
-        self.problem = problem
-        self.remedy = remedy
+        self.where, self.problem, self.remedy = str(where), problem, remedy
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
         """Rebuild from the three parts: worker processes send errors back by pickle."""

@@ -8,10 +8,10 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import contextmanager, suppress
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints
 
 from preprocess.errors import InputError
 
@@ -43,7 +43,15 @@ def atomic_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
             error.filename = str(path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # that of a disk turned read-only would hide the first one
+            temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(*folders: Path) -> None:
+    """Delete what `atomic_file` left in folders when its process was killed."""
+    for folder in folders:
+        for path in folder.glob(".*.[0-9]*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -66,8 +74,8 @@ def locked(folder: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in {errno.EAGAIN, errno.EACCES}:
-                remedy = "Wait until it is done, or give another folder"
-                raise InputError(folder, "another process is writing there", remedy) from None
+                remedy = "Wait until it ends, or give another folder"
+                raise InputError(folder, "is in use by another run", remedy) from None
             # Else this file system knows no locks.
         yield
 
@@ -84,9 +92,30 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def from_fields(kind: type[T], content: dict[str, Any]) -> T:
-    """Build a dataclass from a dictionary; a key that it does not know fails."""
-    unknown = content.keys() - {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
-    if unknown:
-        raise ValueError(f"unknown key {sorted(unknown)[0]!r} for {kind.__name__}")
-    return kind(**content)
+def from_fields(kind: type[T], content: Any) -> T:
+    """Build a dataclass, and those in its fields, from what JSON makes of `asdict`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a key is unknown or missing, or a value is of another type than its field.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{content!r:.40} for {kind.__name__}")
+    hints = get_type_hints(kind)
+    if unknown := content.keys() - hints:
+        raise ValueError(f"unknown key {min(unknown)!r} for {kind.__name__}")
+    return kind(**{name: _typed(hints[name], value, name) for name, value in content.items()})
+
+
+def _typed(hint: Any, value: Any, name: str) -> Any:
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if is_dataclass(kind):
+        return from_fields(hint, value)
+    if kind is tuple and isinstance(value, (list, tuple)):
+        return tuple(_typed(inner[0], entry, name) for entry in value)
+    if kind is dict and isinstance(value, dict):
+        return {key: _typed(inner[1], entry, name) for key, entry in value.items()}
+    if type(value) is kind or (kind, type(value)) == (float, int):
+        return value
+    raise ValueError(f"{name} is {value!r:.40}, expected {kind.__name__}")

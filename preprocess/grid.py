@@ -19,6 +19,7 @@ RED = (255, 72, 72)
 _GAP = 4
 _CAPTION = 14
 _PAPER = 24
+_TINT = 0.45
 
 
 def outline(rgb: RGB, mask: npt.NDArray[np.generic], colour: tuple[int, int, int] = GREEN) -> RGB:
@@ -30,16 +31,11 @@ def outline(rgb: RGB, mask: npt.NDArray[np.generic], colour: tuple[int, int, int
     return np.asarray(drawn, np.uint8)
 
 
-def tint(
-    rgb: RGB,
-    mask: npt.NDArray[np.generic],
-    colour: tuple[int, int, int] = GREEN,
-    strength: float = 0.45,
-) -> RGB:
-    """Lay a colour over the masked pixels of a picture."""
+def tint(rgb: RGB, mask: npt.NDArray[np.generic]) -> RGB:
+    """Lay green over the masked pixels of a picture."""
     on = np.asarray(mask) > 0
     mixed = rgb.copy()
-    mixed[on] = (rgb[on] * (1 - strength) + np.array(colour) * strength).astype(np.uint8)
+    mixed[on] = (rgb[on] * (1 - _TINT) + np.array(GREEN) * _TINT).astype(np.uint8)
     return mixed
 
 
@@ -48,8 +44,8 @@ def grey_to_rgb(grey: npt.NDArray[np.uint8]) -> RGB:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def close_up(mask: npt.NDArray[np.uint8], *planes: RGB, times: int = 4) -> list[RGB]:
-    """Cut the band around what a mask marks out of pictures of its size, and enlarge it.
+def close_up(mask: npt.NDArray[np.uint8], *planes: RGB) -> list[RGB]:
+    """Cut the band around what a mask marks out of pictures of its size, four times enlarged.
 
     The band has half the width and a quarter of the height; it is the middle one if nothing is
     marked.
@@ -61,33 +57,20 @@ def close_up(mask: npt.NDArray[np.uint8], *planes: RGB, times: int = 4) -> list[
     top = int(np.clip(y - height / 2, 0, size - height))
     left = int(np.clip(x - width / 2, 0, size - width))
     box = slice(top, top + height), slice(left, left + width)
-    return [plane[box].repeat(times, axis=0).repeat(times, axis=1) for plane in planes]
+    return [plane[box].repeat(4, axis=0).repeat(4, axis=1) for plane in planes]
 
 
-def grid(pictures: Sequence[RGB], columns: int, captions: Sequence[str] = ()) -> RGB:
+def grid(pictures: Sequence[RGB], columns: int, captions: Sequence[str]) -> RGB:
     """Put pictures of one size into rows of `columns`, each with a line of text above."""
-    height, width = pictures[0].shape[:2]
-    rows = -(-len(pictures) // columns)
-    head = _CAPTION if captions else 0
-    shape = (
-        rows * (height + head + _GAP) + _GAP,
-        min(columns, len(pictures)) * (width + _GAP) + _GAP,
-        3,
-    )
-    sheet = np.full(shape, _PAPER, np.uint8)
-    corners = []
-    for number, picture in enumerate(pictures):
-        row, column = divmod(number, columns)
-        y, x = _GAP + row * (height + head + _GAP), _GAP + column * (width + _GAP)
-        sheet[y + head : y + head + height, x : x + width] = picture
-        corners.append((x, y))
-    if not captions:
-        return sheet
-    page = Image.fromarray(sheet)
-    pen = ImageDraw.Draw(page)
-    for corner, caption in zip(corners, captions, strict=True):
-        pen.text(corner, caption, fill=(235, 235, 235))
-    return np.array(page)
+    height, width = pictures[0].shape[0] + _CAPTION + _GAP, pictures[0].shape[1] + _GAP
+    rows, columns = -(-len(pictures) // columns), min(columns, len(pictures))
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), (_PAPER,) * 3)
+    pen = ImageDraw.Draw(sheet)
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        x, y = _GAP + number % columns * width, _GAP + number // columns * height
+        sheet.paste(Image.fromarray(picture), (x, y + _CAPTION))
+        pen.text((x, y), caption, fill=(235, 235, 235))
+    return np.array(sheet)
 
 
 def save_png(rgb: RGB | npt.NDArray[np.uint8], path: Path) -> None:

@@ -9,16 +9,7 @@ _MOST_EXPANSION = 1032
 
 
 def inflate(packed: bytes, size: int, *, raw: bool = False) -> bytes:
-    """Decompress a stream whose unpacked size is known.
-
-    Parameters
-    ----------
-    packed
-        zlib stream (PNG), or a bare deflate stream with `raw` (zip).
-    size
-        Bytes expected.
-    raw
-        Whether the stream has neither header nor checksum.
+    """Decompress a zlib stream, or a bare deflate stream (`raw`), whose unpacked size is known.
 
     Raises
     ------
@@ -28,9 +19,10 @@ def inflate(packed: bytes, size: int, *, raw: bool = False) -> bytes:
     if size > len(packed) * _MOST_EXPANSION:
         raise ValueError(f"{len(packed)} bytes cannot hold {size}")
     try:
-        data: bytes = zlib_ng.decompress(packed, -15 if raw else 15, max(size, 1))
+        stream = zlib_ng.decompressobj(-15 if raw else 15)
+        data: bytes = stream.decompress(packed, size + 1)  # and no byte more
     except zlib_ng.error as error:  # type: ignore[misc]  # the stub misses its base class
         raise ValueError(str(error)) from None
-    if len(data) != size:
-        raise ValueError(f"{len(data)} bytes instead of {size}")
+    if len(data) != size or not stream.eof:
+        raise ValueError(f"{len(data)} bytes instead of {size}, or cut off")
     return data

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from preprocess.celebamask import SPLITS, Dropped
 from preprocess.errors import InputError, require
@@ -16,8 +15,6 @@ from preprocess.shards import ShardRecord
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 2  # 2: samples say where their eyes are
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,26 +42,19 @@ class PackSettings:
 class EyeCount:
     """Packed images by how many eyes their masks show.
 
-    Attributes
-    ----------
-    two, one, none
-        So many eyes.
-    merged
-        One mask for both eyes: the number cannot be told.
-    swapped
-        Those of `two` whose ``l_eye`` lies on the viewer's left: the subject's left eye lies there
-        only in a mirrored photograph, so the annotator may have meant the other one.
+    The subject's left eye lies on the viewer's left only in a mirrored photograph: the annotator
+    of those in `swapped` may have meant the other eye.
     """
 
     two: int = 0
     one: int = 0
     none: int = 0
-    merged: int = 0
-    swapped: int = 0
+    merged: int = 0  # one mask for both eyes: their number cannot be told
+    swapped: int = 0  # those of `two` whose l_eye lies on the viewer's left
 
     def __add__(self, other: EyeCount) -> EyeCount:
         """Add up, count by count."""
-        return EyeCount(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return EyeCount(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -74,6 +64,11 @@ class SplitRecord:
     samples: int
     eyes: EyeCount
     shards: tuple[ShardRecord, ...]
+
+    def __post_init__(self) -> None:
+        """Check the total."""
+        if self.samples != sum(shard.samples for shard in self.shards):
+            raise ValueError(f"a split has {self.samples} samples, its shards others")
 
 
 @dataclass(frozen=True)
@@ -101,15 +96,19 @@ class Manifest:
         return sum((split.eyes for split in self.splits.values()), EyeCount())
 
     @property
+    def shards(self) -> list[ShardRecord]:
+        """All shards, split by split."""
+        return [shard for split in self.splits.values() for shard in split.shards]
+
+    @property
     def bytes(self) -> int:
         """Size of all shards."""
-        return sum(shard.bytes for split in self.splits.values() for shard in split.shards)
+        return sum(shard.bytes for shard in self.shards)
 
     @property
     def digest(self) -> str:
         """Identify the packed data: equal digests, equal shards."""
-        parts = [s.sha256 for split in self.splits.values() for s in split.shards]
-        return hashlib.sha256("".join(parts).encode()).hexdigest()
+        return hashlib.sha256("".join(s.sha256 for s in self.shards).encode()).hexdigest()
 
     def save(self, root: Path) -> None:
         """Write ``manifest.json`` into the folder of the pack, whole or not at all."""
@@ -118,58 +117,27 @@ class Manifest:
 
     @classmethod
     def load(cls, root: Path) -> Manifest:
-        """Read the manifest of a pack.
-
-        Raises
-        ------
-        InputError
-            Where there is none, or it was written by another version of this program.
-        """
+        """Read the manifest of a pack; an `InputError` if there is none of this version."""
         path = root / MANIFEST_FILE
         try:
             content = json.loads(path.read_bytes())
-            if content.get("format_version") != FORMAT_VERSION:
-                raise ValueError(f"format_version {content.get('format_version')}")
-            return _manifest(content)
+            if content["format_version"] != FORMAT_VERSION:
+                raise ValueError(f"format_version {content['format_version']}")
+            loaded = from_fields(cls, content)
+            if loaded.splits.keys() != set(SPLITS):
+                raise ValueError(f"its splits are {sorted(loaded.splits)}")
+            return replace(loaded, splits={name: loaded.splits[name] for name in SPLITS})
         except (FileNotFoundError, NotADirectoryError):
             remedy = "Pack first: `make shards`, or `python -m preprocess --data FOLDER`"
             raise InputError(path, "does not exist", remedy) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             remedy = "Pack again with --overwrite"
             raise InputError(path, f"cannot be read ({error})", remedy) from None
 
     def split(self, name: str) -> SplitRecord:
-        """Return a split that has samples.
-
-        Raises
-        ------
-        InputError
-            Where it has none.
-        """
+        """Return a split that has samples; an `InputError` if it has none."""
         record = self.splits.get(name)
         if record is None or not record.samples:
             there = ", ".join(f"{key} ({self.splits[key].samples})" for key in self.splits)
             raise InputError(f"split {name!r}", "holds no samples", f"The pack has: {there}")
         return record
-
-
-def _manifest(content: dict[str, Any]) -> Manifest:
-    splits = {
-        name: SplitRecord(
-            record["samples"],
-            from_fields(EyeCount, record["eyes"]),
-            tuple(from_fields(ShardRecord, shard) for shard in record["shards"]),
-        )
-        for name, record in sorted(content["splits"].items(), key=lambda kv: SPLITS.index(kv[0]))
-    }
-    return from_fields(
-        Manifest,
-        content
-        | {
-            "settings": from_fields(PackSettings, content["settings"]),
-            "splits": splits,
-            "dropped": tuple(from_fields(Dropped, row) for row in content["dropped"]),
-            "empty_masks": tuple(content["empty_masks"]),
-            "notes": tuple(content["notes"]),
-        },
-    )

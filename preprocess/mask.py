@@ -6,10 +6,9 @@ drops palettes, so the levels are the pixel values themselves. Everything above 
 
 from __future__ import annotations
 
-import io
 import struct
-import warnings
 import zlib
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -17,8 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 from zlib_ng import zlib_ng
 
-from preprocess.errors import DecodeError
-from preprocess.image import PILLOW_ERRORS, Geometry, reason_of
+from preprocess.image import MAX_MEGAPIXELS, Geometry, read_with_pillow, strips, upright
 from preprocess.inflate import inflate
 
 Mask = npt.NDArray[np.uint8]
@@ -28,28 +26,24 @@ Mask = npt.NDArray[np.uint8]
 LABELS = {"background": 0, "eye": 85, "l_eye": 170, "r_eye": 255}
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_GREY, _PNG_RGB = 0, 2
+# Bits, colour type, compression, filter and interlace method: of grey and of RGB.
+_PLAIN = [8, 0, 0, 0, 0], [8, 2, 0, 0, 0]
+_LARGE_BAND = 64 << 20
+_LABEL_MEGAPIXELS = 4096**2 / 1e6  # the largest `PackSettings.size`
 
 
-def decode_mask(data: bytes, name: str = "mask") -> Mask:
-    """Decode a mask of any size, mode and on-value to 0 or 255.
+def decode_mask(data: bytes, name: str = "mask", max_megapixels: float = MAX_MEGAPIXELS) -> Mask:
+    """Decode a mask of any size, mode and on-value to H x W uint8, 0 and 255.
 
-    A pixel is on where its brightest channel exceeds half of the brightest in the picture, so
+    A pixel is on if its brightest channel exceeds half of the brightest in the picture, so
     0/1, 0/225 and 0/255 masks, palettes included, all read alike. A picture without any value
-    above zero is an empty mask.
-
-    Returns
-    -------
-    numpy.ndarray
-        H x W, uint8, values 0 and 255.
-
-    Raises
-    ------
-    DecodeError
-        Naming `name`, where the bytes are no picture.
+    above zero is an empty mask. EXIF orientation is applied. A `DecodeError` names what is no
+    picture, or claims more than `max_megapixels`.
     """
-    mask = _decode_sparse_png(data)
-    return _binary(_decode_with_pillow(data, name)) if mask is None else mask
+    try:
+        return _decode_sparse_png(data, max_megapixels)
+    except ValueError:
+        return _binary(read_with_pillow(data, name, "a mask", _levels, max_megapixels))
 
 
 def _binary(levels: Mask) -> Mask:
@@ -57,149 +51,115 @@ def _binary(levels: Mask) -> Mask:
     return np.asarray(cv2.threshold(levels, half, 255, cv2.THRESH_BINARY)[1], np.uint8)
 
 
-def _decode_sparse_png(data: bytes) -> Mask | None:
-    """Decode an 8-bit grey or RGB PNG to a binary mask; None where it is not one.
+def _brightest(colours: Mask) -> Mask:
+    red, green, blue = (colours[..., channel] for channel in range(3))
+    return np.asarray(cv2.max(cv2.max(red, green), blue), np.uint8)
 
-    An eye covers a few percent of the rows; to inflate, unfilter, expand and convert the rest is
-    what makes PNG masks dearer than the photograph's JPEG. Rows above the first filtered row that
-    is not all zero are zero, because every PNG filter (PNG specification, 9.2) predicts zero from
-    zeros; rows below the last one have filter "none" and no content. Only the rows between go
-    through a PNG decoder, as a PNG of their own.
+
+def _decode_sparse_png(data: bytes, max_megapixels: float) -> Mask:
+    """Decode an 8-bit grey or RGB PNG to a binary mask, in a seventh of a PNG decoder's time.
+
+    An eye covers a few percent of the rows. Rows above the first filtered row that is not all
+    zero are zero, because every PNG filter (PNG specification, 9.2) predicts zero from zeros;
+    rows below the last one have filter "none" and no content. Only the rows between go through a
+    PNG decoder, as a PNG of their own.
     """
-    header = _png_header(data)
-    if header is None:
-        return None
-    width, height, channels = header
-    stream = _idat(data)
-    if stream is None:
-        return None
-    try:
-        filtered = inflate(stream, height * (1 + width * channels))
-    except ValueError:
-        return None
-    rows = np.frombuffer(filtered, np.uint8).reshape(height, -1)
+    rows, channels = _filtered_rows(data, max_megapixels)
+    mask = np.zeros((len(rows), (rows.shape[1] - 1) // channels), np.uint8)
     used = np.flatnonzero(rows.any(axis=1))
-    mask = np.zeros((height, width), np.uint8)
     if used.size:
-        first, last = int(used[0]), int(used[-1]) + 1
-        band = _encode_rows(rows[first:last].tobytes(), width, last - first, channels)
-        decoded = cv2.imdecode(np.frombuffer(band, np.uint8), cv2.IMREAD_UNCHANGED)
+        band = slice(int(used[0]), int(used[-1]) + 1)
+        if rows[band].size > _LARGE_BAND:
+            raise ValueError("the band's copies would fill the memory")
+        png = np.frombuffer(_encode_rows(rows[band], channels), np.uint8)
+        decoded = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
         if decoded is None:
-            return None
-        if decoded.ndim == 3:
-            decoded = cv2.max(cv2.max(decoded[..., 0], decoded[..., 1]), decoded[..., 2])
-        mask[first:last] = _binary(np.asarray(decoded, np.uint8))
+            raise ValueError("damaged rows")
+        if channels == 3:
+            decoded = _brightest(np.asarray(decoded, np.uint8))
+        mask[band] = _binary(np.asarray(decoded, np.uint8))
     return mask
 
 
-def _png_header(data: bytes) -> tuple[int, int, int] | None:
-    """Width, height and channels of a plain PNG, else None.
+def _filtered_rows(data: bytes, max_megapixels: float) -> tuple[Mask, int]:
+    """Return the rows of a plain PNG, each with its filter's byte in front, and the channels.
 
-    Plain means 8 bits, no interlacing, grey or RGB.
+    Plain means 8 bits, grey or RGB, not interlaced, neither transparent nor turned by EXIF;
+    ValueError if it is another, too large, or damaged.
     """
-    if data[:8] != _PNG_SIGNATURE or data[12:16] != b"IHDR" or len(data) < 33:
-        return None
-    if zlib.crc32(data[12:29]) != int.from_bytes(data[29:33], "big"):
-        return None
-    width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", data[16:29])
-    if depth != 8 or interlace or colour not in {_PNG_GREY, _PNG_RGB} or not (width and height):
-        return None
-    return width, height, 3 if colour == _PNG_RGB else 1
-
-
-def _idat(data: bytes) -> bytes | None:
-    """Join the compressed stream of a PNG; None where a chunk is cut off or damaged."""
-    parts, at = [], 8
-    while at + 12 <= len(data):
-        (length,) = struct.unpack(">I", data[at : at + 4])
-        kind, end = data[at + 4 : at + 8], at + 8 + length
-        if kind == b"IDAT":
-            (crc,) = struct.unpack(">I", data[end : end + 4].ljust(4, b"\0"))
-            if zlib.crc32(data[at + 4 : end]) != crc:
-                return None
-            parts.append(data[at + 8 : end])
-        elif kind == b"tRNS":
-            return None
-        elif kind == b"IEND":
-            return b"".join(parts)
-        at = end + 4
-    return None
-
-
-def _encode_rows(filtered: bytes, width: int, height: int, channels: int, level: int = 0) -> bytes:
-    """Wrap filtered rows as a PNG, compressed at a zlib level (0: stored)."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    colour = _PNG_RGB if channels == 3 else _PNG_GREY
-    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
-    body = zlib_ng.compress(filtered, level)
-    return _PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-
-
-def _decode_with_pillow(data: bytes, name: str) -> Mask:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on size and metadata
-            with Image.open(io.BytesIO(data)) as picture:
-                return _levels(picture)
-    except Image.DecompressionBombError as error:
-        raise DecodeError(name, str(error), "Scale the mask down first") from None
-    except PILLOW_ERRORS as error:
-        problem = f"cannot be decoded as a mask ({len(data)} bytes: {reason_of(error)})"
-        raise DecodeError(name, problem, "Replace the file or leave the image out") from None
+        stream, at, kind = [], 8, b""
+        while kind != b"IEND":
+            length, kind = struct.unpack_from(">I4s", data, at)
+            end = at + 8 + length
+            if kind in {b"tRNS", b"eXIf"}:
+                raise ValueError("transparent or turned")
+            if kind in {b"IHDR", b"IDAT"}:
+                if struct.unpack_from(">I", data, end) != (zlib.crc32(data[at + 4 : end]),):
+                    raise ValueError(f"{kind!r} is damaged")
+                stream.append(data[at + 8 : end])
+            at = end + 4
+        width, height, *plain = struct.unpack(">IIBBBBB", stream[0])
+    except (struct.error, IndexError) as error:
+        raise ValueError(str(error)) from None
+    if data[:8] != _PNG_SIGNATURE or plain not in _PLAIN or not (width and height):
+        raise ValueError("no plain PNG")
+    if width * height > max_megapixels * 1e6:
+        raise ValueError("too large")
+    channels = 1 if plain == _PLAIN[0] else 3
+    filtered = inflate(b"".join(stream[1:]), height * (1 + width * channels))
+    return np.frombuffer(filtered, np.uint8).reshape(height, -1), channels
+
+
+def _encode_rows(rows: Mask, channels: int, level: int = 0) -> bytes:
+    """Wrap filtered rows as a PNG, compressed at a zlib level (0: stored)."""
+    height, stride = rows.shape
+    plain = _PLAIN[0] if channels == 1 else _PLAIN[1]
+    chunks = (
+        b"IHDR" + struct.pack(">IIBBBBB", (stride - 1) // channels, height, *plain),
+        b"IDAT" + zlib_ng.compress(rows.tobytes(), level),
+        b"IEND",
+    )
+    return _PNG_SIGNATURE + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in chunks
+    )
 
 
 def _levels(picture: Image.Image) -> Mask:
-    if picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info:
-        rgba = np.asarray(picture.convert("RGBA"))
-        return np.asarray(rgba[..., :3].max(axis=2) * (rgba[..., 3] > 127), np.uint8)
-    if picture.mode in {"1", "L"}:
-        return np.asarray(picture.convert("L"))
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture, np.float64)
-        return np.asarray(np.rint(255 * values / max(values.max(initial=0.0), 1e-9)), np.uint8)
-    # Colour and palette: by the colours, never by palette indices or a grey conversion
-    # (index 1 may be (225, 0, 0), which reads as 67 in grey).
-    return np.asarray(np.asarray(picture.convert("RGB")).max(axis=2), np.uint8)
+    levels = np.empty((picture.height, picture.width), np.uint8)
+    grey = picture.mode.startswith("I") or picture.mode == "F"
+    brightest = max(np.asarray(strip).max() for _, strip in strips(picture)) if grey else 0
+    for rows, strip in strips(picture):
+        if grey:
+            values = np.asarray(strip, np.float64)
+            levels[rows] = np.clip(np.rint(255 * values / max(float(brightest), 1e-9)), 0, 255)
+        elif strip.mode in {"RGBA", "LA", "PA"} or "transparency" in strip.info:
+            rgba = np.asarray(strip.convert("RGBA"))
+            levels[rows] = _brightest(rgba) * (rgba[..., 3] > 127)
+        elif strip.mode in {"1", "L"}:
+            levels[rows] = np.asarray(strip.convert("L"))
+        else:
+            # Colour and palette: by the colours, never by palette indices or a grey conversion
+            # (index 1 may be (225, 0, 0), which reads as 67 in grey).
+            levels[rows] = _brightest(np.asarray(strip.convert("RGB")))
+    return upright(levels, picture)
 
 
 def fit_mask(mask: Mask, geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """Resize a binary mask by area into the place of its image, keeping its area.
+    """Resize a binary mask, 0 and 255, into the place of its image, size x size bool.
 
-    The threshold on each pixel's coverage is the one that leaves as many pixels on as the mask
-    covered in total, so a lid gap thinner than a pixel neither vanishes nor swells. Among pixels
-    of equal coverage, those with more covered neighbours win.
-
-    Parameters
-    ----------
-    mask
-        H x W, uint8, values 0 and 255, covering the same field of view as the image, at any size.
-    geometry
-        Placement of the image.
-
-    Returns
-    -------
-    numpy.ndarray
-        size x size, bool.
+    The mask covers what the image does, at any size. It keeps its area: the threshold on each
+    pixel's coverage is the one that leaves as many pixels on as the mask covered in total, so a
+    lid gap thinner than a pixel neither vanishes nor swells. Among pixels of equal coverage, those
+    with more covered neighbours win.
     """
-    target = (geometry.width, geometry.height)
-    if (mask.shape[1], mask.shape[0]) == target:
-        return geometry.place(mask, cv2.BORDER_CONSTANT) > 0
-    shrinks = mask.shape[1] >= target[0] and mask.shape[0] >= target[1]
-    rule = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    coverage = np.asarray(cv2.resize(mask, target, interpolation=rule), np.uint8)
+    coverage = geometry.resize(mask)
     kept = np.zeros(coverage.shape, np.uint8)
     x, y, width, height = cv2.boundingRect(coverage)
     if width:
         box = (slice(y, y + height), slice(x, x + width))
-        levels = coverage[box].astype(np.int32)
-        top, left = min(y, 1), min(x, 1)  # neighbours beyond the box count
-        around = coverage[y - top : y + height + 1, x - left : x + width + 1]
-        nearby = cv2.blur(around, (3, 3))[top : top + height, left : left + width]
+        levels, nearby = coverage[box].astype(np.int32), cv2.blur(coverage, (3, 3))[box]
         # Where even those are equal, a pattern spreads the choice along the line.
         spread = (5 * np.arange(width) + 3 * np.arange(height)[:, None]) % 8
         rank = ((levels * 256 + nearby) * 8 + spread).ravel()
@@ -247,39 +207,23 @@ def encode_label(label: Mask) -> bytes:
     """Encode a label map as a grey 8-bit PNG (no row filters: they do not help on flat areas)."""
     rows = np.zeros((label.shape[0], 1 + label.shape[1]), np.uint8)
     rows[:, 1:] = label
-    return _encode_rows(rows.tobytes(), label.shape[1], label.shape[0], 1, level=6)
+    return _encode_rows(rows, 1, level=6)
 
 
 def decode_label(data: bytes, name: str) -> Mask:
     """Decode a packed label map to its grey levels, size x size uint8; not to be written to.
 
-    `encode_label` filters no row, so inflating is decoding; what others wrote goes through a PNG
-    decoder, at five times the cost.
-
-    Raises
-    ------
-    DecodeError
-        Naming `name`, where the bytes are no grey PNG.
+    `encode_label` filters no row, so inflating is decoding, in a tenth of a PNG decoder's time.
+    What others wrote goes through that; a `DecodeError` names what is no grey picture.
     """
-    label = _decode_unfiltered_png(data)
-    if label is not None:
-        return label
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if decoded is None or decoded.ndim != 2:
-        raise DecodeError(name, "holds a label map that is no grey PNG", "Pack again")
-    return np.asarray(decoded, np.uint8)
+    with suppress(ValueError):
+        rows, channels = _filtered_rows(data, _LABEL_MEGAPIXELS)
+        if channels == 1 and not rows[:, 0].any():
+            return rows[:, 1:]
+    return read_with_pillow(data, name, "a label map", _grey, _LABEL_MEGAPIXELS)
 
 
-def _decode_unfiltered_png(data: bytes) -> Mask | None:
-    """View the inflated rows of an 8-bit grey PNG without row filters; None where it is not one."""
-    header = _png_header(data)
-    stream = _idat(data) if header and header[2] == 1 else None
-    if header is None or stream is None:
-        return None
-    width, height, _ = header
-    try:
-        filtered = inflate(stream, height * (1 + width))
-    except ValueError:
-        return None
-    rows = np.frombuffer(filtered, np.uint8).reshape(height, 1 + width)
-    return None if rows[:, 0].any() else rows[:, 1:]
+def _grey(picture: Image.Image) -> Mask:
+    if picture.mode != "L":
+        raise ValueError(f"of mode {picture.mode}, expected grey")
+    return np.asarray(picture)

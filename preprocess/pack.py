@@ -1,67 +1,45 @@
 """Pack a source into shards. A shard is the unit of work, and its record commits it.
 
-The plan fixes which samples go into which shard, in which order, before a picture is read. A
-worker packs a whole shard: it writes tar and index, then a record of what is in them. A later run
-takes a shard as done if its record has the digest of the plan. So the bytes do not depend on the
-number of workers, and a run that was killed loses the shards that it was packing and no others.
+A worker packs a whole shard: it writes tar and index, then a record of what is in them. A later
+run takes a shard as done if its record has the digest of the plan. So the bytes do not depend on
+the number of workers, and a run that was killed loses the shards that it was packing, no others.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
-import cv2
 from tqdm import tqdm
 
 from preprocess.celebamask import SPLITS, Dropped, Plan, read_plan
 from preprocess.encode import pack_sample
-from preprocess.errors import InputError
-from preprocess.files import atomic_file, file_sha256, from_fields
+from preprocess.errors import DecodeError, InputError
+from preprocess.files import atomic_file, file_sha256, from_fields, locked, remove_unfinished
+from preprocess.image import MAX_MEGAPIXELS
 from preprocess.manifest import MANIFEST_FILE, EyeCount, Manifest, PackSettings, SplitRecord
 from preprocess.plan import PlannedShard, plan_shards
-from preprocess.runtime import end_with_parent, keep_freed_memory, usable_cores
-from preprocess.shards import ShardRecord, ShardWriter, index_path, record_path
+from preprocess.runtime import in_processes
+from preprocess.shards import ShardRecord, index_path, record_path, writing
 
 
 @dataclass(frozen=True)
 class PackConfig:
-    """What to pack, and where to.
+    """What to pack, and where to."""
 
-    Attributes
-    ----------
-    source
-        Folder or zip (see `preprocess.celebamask`).
-    out
-        Folder for the shards and their manifest.
-    settings
-        What decides the bytes.
-    split
-        Put everything into this split instead of following the source's rule.
-    workers
-        Processes; None takes one a core; 1 works in this process.
-    overwrite
-        Does what `update` does, and also repacks shards that are damaged or lack a sample.
-    update
-        Replace a pack of other photographs or settings in `out`; what is the same stays.
-    """
-
-    source: Path
-    out: Path
-    settings: PackSettings = field(default_factory=PackSettings)
-    split: str | None = None
-    workers: int | None = None
-    overwrite: bool = False
-    update: bool = False
+    source: Path  # folder or zip, in a layout of `preprocess.celebamask`
+    out: Path  # folder for the shards and their manifest
+    settings: PackSettings = field(default_factory=PackSettings)  # what decides the bytes
+    split: str | None = None  # puts everything into this split, whatever the source's rule
+    workers: int | None = None  # processes; None takes one a core; 1 works in this process
+    overwrite: bool = False  # as `update`; also repacks shards that are damaged or lack a sample
+    update: bool = False  # replaces a pack of other photographs or settings; what is the same stays
+    max_megapixels: float = MAX_MEGAPIXELS  # larger photographs and masks are left out
 
 
 @dataclass(frozen=True)
@@ -79,34 +57,29 @@ class PackedShard:
 
     digest: str
     shard: ShardRecord
-    eyes: EyeCount = EyeCount()
-    dropped: tuple[Dropped, ...] = ()
-    empty_masks: tuple[str, ...] = ()
-
-    @classmethod
-    def load(cls, path: Path) -> PackedShard:
-        """Read a record; OSError, ValueError, KeyError or TypeError if there is none."""
-        content = json.loads(path.read_bytes())
-        return cls(
-            content["digest"],
-            from_fields(ShardRecord, content["shard"]),
-            from_fields(EyeCount, content["eyes"]),
-            tuple(from_fields(Dropped, row) for row in content["dropped"]),
-            tuple(content["empty_masks"]),
-        )
+    eyes: EyeCount
+    dropped: tuple[Dropped, ...]
+    empty_masks: tuple[str, ...]
 
 
 def pack(config: PackConfig) -> PackReport:
     """Pack every sample of the source; continue where an earlier run stopped.
 
-    Raises
-    ------
-    InputError
-        If the source cannot be read, or `out` holds another pack and `update` is off.
+    An `InputError` if the source cannot be read, or `out` holds another pack and `update` is off.
     """
     started = time.perf_counter()
     plan = read_plan(config.source, config.split)
     shards = plan_shards(plan, config.settings)
+    if config.out.exists() and not config.out.is_dir():
+        raise InputError(config.out, "is a file", "Give a folder as --out")
+    with locked(config.out):
+        remove_unfinished(config.out, *(config.out / split for split in SPLITS))
+        manifest, packed = _pack_plan(config, plan, shards)
+    return PackReport(manifest, packed, time.perf_counter() - started)
+
+
+def _pack_plan(config: PackConfig, plan: Plan, shards: list[PlannedShard]) -> tuple[Manifest, int]:
+    """Pack what is missing; return the manifest and how many samples were packed."""
     fingerprint = hashlib.sha256("".join(shard.digest for shard in shards).encode()).hexdigest()
     _check_target(config, fingerprint)
     found = ((shard, _finished(config, shard)) for shard in shards)
@@ -120,12 +93,52 @@ def pack(config: PackConfig) -> PackReport:
     if missing or not _is_saved(config.out, manifest):
         _remove_strays(config.out, manifest)
         manifest.save(config.out)
-    packed = sum(records[shard.name].shard.samples for shard in missing)
-    return PackReport(manifest, packed, time.perf_counter() - started)
+    return manifest, sum(records[shard.name].shard.samples for shard in missing)
+
+
+def _check_target(config: PackConfig, fingerprint: str) -> None:
+    path = config.out / MANIFEST_FILE
+    if config.overwrite or config.update or not path.exists():
+        return
+    if Manifest.load(config.out).fingerprint != fingerprint:
+        problem = "describes a pack of other photographs or other settings"
+        raise InputError(path, problem, "Give another --out, or --update to pack what differs")
+
+
+def _finished(config: PackConfig, planned: PlannedShard) -> PackedShard | None:
+    """Return the record of a shard that is there, of this plan and not out of date."""
+    path = config.out / planned.name
+    try:
+        known = from_fields(PackedShard, json.loads(record_path(path).read_bytes()))
+        if known.digest != planned.digest:
+            return None
+        stat, index = path.stat(), file_sha256(index_path(path))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    whole = stat.st_size == known.shard.bytes and index == known.shard.index_sha256
+    if config.overwrite and whole:  # what was dropped may be readable by now
+        whole = not known.dropped and file_sha256(path) == known.shard.sha256
+    return known if whole and stat.st_mtime >= planned.modified else None
+
+
+def _pack_shards(config: PackConfig, missing: list[PlannedShard]) -> Iterator[PackedShard]:
+    """Pack shards and yield their records as they are done."""
+    job = partial(
+        pack_shard, config.source, config.out, config.settings, max_megapixels=config.max_megapixels
+    )
+    total = sum(len(shard.samples) for shard in missing)
+    with tqdm(total=total, unit="img", desc="pack", disable=None, smoothing=0.05) as bar:
+        for record in in_processes(job, missing, config.workers):
+            bar.update(record.shard.samples + len(record.dropped))
+            yield record
 
 
 def pack_shard(
-    source: Path, out: Path, settings: PackSettings, planned: PlannedShard
+    source: Path,
+    out: Path,
+    settings: PackSettings,
+    planned: PlannedShard,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> PackedShard:
     """Pack one shard: tar, index and, last, the record that commits it.
 
@@ -135,96 +148,25 @@ def pack_shard(
     dropped: list[Dropped] = []
     empty: list[str] = []
     record_path(path).unlink(missing_ok=True)
-    with ShardWriter(path) as writer:
+    with writing(path) as add:
         for sample in planned.samples:
-            packed = pack_sample(source, sample, settings)
-            if packed.reason:
-                dropped.append(Dropped(sample.key, packed.reason))
+            try:
+                packed = pack_sample(source, sample, settings, max_megapixels)
+            except DecodeError as error:
+                dropped.append(Dropped(sample.key, f"{error.where}: {error.problem}"))
                 continue
-            writer.add(sample.key, packed.parts)
+            add(sample.key, packed.parts)
             eyes += packed.eyes
             empty += packed.empty_masks
-    record = PackedShard(
-        planned.digest, writer.record(planned.name), eyes, tuple(dropped), tuple(empty)
-    )
-    if record.shard.samples:
+    shard = ShardRecord.of(out, planned.name)
+    record = PackedShard(planned.digest, shard, eyes, tuple(dropped), tuple(empty))
+    if shard.samples:
         with atomic_file(record_path(path), sync=False) as file:
             file.write(json.dumps(asdict(record), indent=1).encode() + b"\n")
     else:
         path.unlink()
         index_path(path).unlink()
     return record
-
-
-def _finished(config: PackConfig, planned: PlannedShard) -> PackedShard | None:
-    """Return the record of a shard that is there, of this plan and not out of date.
-
-    With `overwrite`, date and size are not enough: the checksum is computed, and a shard that
-    lacks a sample counts as missing, because the sample may be readable by now.
-    """
-    path = config.out / planned.name
-    try:
-        known = PackedShard.load(record_path(path))
-        if known.digest != planned.digest:
-            return None
-        stat, index = path.stat(), file_sha256(index_path(path))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    whole = stat.st_size == known.shard.bytes and index == known.shard.index_sha256
-    if config.overwrite and whole:
-        whole = not known.dropped and file_sha256(path) == known.shard.sha256
-    return known if whole and stat.st_mtime >= planned.modified else None
-
-
-def _is_saved(out: Path, manifest: Manifest) -> bool:
-    try:
-        return Manifest.load(out) == manifest
-    except InputError:
-        return False
-
-
-def _check_target(config: PackConfig, fingerprint: str) -> None:
-    if config.out.exists() and not config.out.is_dir():
-        raise InputError(config.out, "is a file", "Give a folder as --out")
-    path = config.out / MANIFEST_FILE
-    if config.overwrite or config.update or not path.exists():
-        return
-    if Manifest.load(config.out).fingerprint != fingerprint:
-        problem = "describes a pack of other photographs or other settings"
-        raise InputError(path, problem, "Give another --out, or --update to pack what differs")
-
-
-def _pack_shards(config: PackConfig, missing: list[PlannedShard]) -> Iterator[PackedShard]:
-    """Pack shards, in this process or by workers, and yield their records as they are done."""
-    job = partial(pack_shard, config.source, config.out, config.settings)
-    workers = min(config.workers or usable_cores(), len(missing))
-    total = sum(len(shard.samples) for shard in missing)
-    with tqdm(total=total, unit="img", desc="pack", disable=None, smoothing=0.05) as bar:
-        for record in map(job, missing) if workers <= 1 else _by_workers(job, missing, workers):
-            bar.update(record.shard.samples + len(record.dropped))
-            yield record
-
-
-def _by_workers(
-    job: partial[PackedShard], missing: list[PlannedShard], workers: int
-) -> Iterator[PackedShard]:
-    # spawn: a fork of a process with running threads (torch, DALI, OpenCV) can deadlock.
-    executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
-    try:
-        for done in as_completed([executor.submit(job, shard) for shard in missing]):
-            yield done.result()
-    except BrokenProcessPool:
-        remedy = "Finished shards are kept: run again, with fewer --workers if memory was short"
-        raise InputError("pack", "a worker process was killed", remedy) from None
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells workers when to stop
-    end_with_parent()
-    keep_freed_memory()
-    cv2.setNumThreads(1)
 
 
 def _manifest(
@@ -250,12 +192,17 @@ def _manifest(
     )
 
 
+def _is_saved(out: Path, manifest: Manifest) -> bool:
+    try:
+        return Manifest.load(out) == manifest
+    except InputError:
+        return False
+
+
 def _remove_strays(out: Path, manifest: Manifest) -> None:
-    """Delete shards that the manifest does not list, and what a kill left half written."""
-    listed = {out / shard.name for split in manifest.splits.values() for shard in split.shards}
+    """Delete shards that the manifest does not list."""
+    listed = {out / shard.name for shard in manifest.shards}
     for split in SPLITS:
         for path in (out / split).glob("eyes-*"):
             if path.with_suffix(".tar") not in listed:
                 path.unlink()
-        for path in (out / split).glob(".eyes-*.tmp"):
-            path.unlink(missing_ok=True)

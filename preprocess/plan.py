@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 
 from preprocess.celebamask import SPLITS, Plan, RawSample
 from preprocess.manifest import FORMAT_VERSION, PackSettings
-from preprocess.shards import shard_name
 
 # A set is cut into this many shards or more, unless they would hold fewer samples than this.
 _SHARDS, _LEAST = 32, 32
@@ -16,23 +15,12 @@ _SHARDS, _LEAST = 32, 32
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """A shard before it is packed.
-
-    Attributes
-    ----------
-    name, split, samples
-        What it will be.
-    digest
-        Of name, settings and samples.
-    modified
-        When the newest of its files was changed, in seconds since the epoch.
-    """
+    """A shard before it is packed."""
 
     name: str
-    split: str
     samples: tuple[RawSample, ...]
-    digest: str
-    modified: float
+    digest: str  # of name, settings and samples
+    modified: float  # when the newest of its files was changed, in seconds since the epoch
 
 
 def plan_shards(plan: Plan, settings: PackSettings) -> list[PlannedShard]:
@@ -47,14 +35,14 @@ def plan_shards(plan: Plan, settings: PackSettings) -> list[PlannedShard]:
     for split in SPLITS:
         samples = sorted((s for s in plan.samples if s.split == split), key=rank)
         for number, at in enumerate(range(0, len(samples), size)):
-            name, part = shard_name(split, number), tuple(samples[at : at + size])
+            name, part = f"{split}/eyes-{number:06d}.tar", tuple(samples[at : at + size])
             content = [
                 [s.key, [[eye, m.size] for eye, m in sorted(s.masks.items())], s.image.size]
                 for s in part
             ]
             digest = hashlib.sha256(f"{name}{fixed}{json.dumps(content)}".encode()).hexdigest()
             modified = max(member.modified for sample in part for member in sample.members)
-            shards.append(PlannedShard(name, split, part, digest, modified))
+            shards.append(PlannedShard(name, part, digest, modified))
     return shards
 
 

@@ -12,17 +12,28 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import TypeVar
 
-# Parameter numbers of mallopt(3), from glibc's malloc.h.
-_M_TRIM_THRESHOLD = -1
-_M_TOP_PAD = -2
-_M_MMAP_THRESHOLD = -3
+from preprocess.errors import InputError
 
-_KEEP_BYTES = 1 << 30
-_TOP_PAD_BYTES = 64 << 20
+T = TypeVar("T")
+R = TypeVar("R")
+
+# From glibc's malloc.h, for mallopt(3): environment variable, parameter number, bytes.
+_MALLOC = (
+    ("MALLOC_MMAP_THRESHOLD_", -3, 1 << 30),
+    ("MALLOC_TRIM_THRESHOLD_", -1, 1 << 30),
+    ("MALLOC_TOP_PAD_", -2, 64 << 20),
+)
+_LOOK_SECONDS = 0.2  # how often a pool looks for a Ctrl-C
 
 
 def keep_freed_memory() -> bool:
@@ -33,23 +44,14 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # musl has no mallopt
         return False
-    settings = (
-        ("MALLOC_MMAP_THRESHOLD_", _M_MMAP_THRESHOLD, _KEEP_BYTES),
-        ("MALLOC_TRIM_THRESHOLD_", _M_TRIM_THRESHOLD, _KEEP_BYTES),
-        ("MALLOC_TOP_PAD_", _M_TOP_PAD, _TOP_PAD_BYTES),
-    )
-    return all(name in os.environ or mallopt(number, value) for name, number, value in settings)
+    return all(name in os.environ or mallopt(number, value) for name, number, value in _MALLOC)
 
 
 def tune_process(enabled: bool = True) -> str:
     """Apply both settings to this process and, through the environment, to its children.
 
-    Call it before torch is imported: OpenMP reads its policy once, when it is loaded.
-
-    Returns
-    -------
-    str
-        One line for the log that says what was done.
+    Call it before torch is imported: OpenMP reads its policy once, when it is loaded. Returns a
+    line for the log.
     """
     if not enabled:
         return "process tuning off"
@@ -66,21 +68,80 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def end_with_parent() -> None:
-    """Make a worker process end when its parent does, even by SIGKILL.
+def in_processes(
+    job: Callable[[T], R], tasks: Sequence[T], workers: int | None = None
+) -> Iterator[R]:
+    """Yield `job` of each task as it is done, by workers (None: one a core; 1: this process)."""
+    workers = min(workers or usable_cores(), len(tasks))
+    if workers <= 1:
+        yield from map(job, tasks)
+        return
+    # spawn: a fork of a process with running threads (torch, DALI, OpenCV) can deadlock.
+    spawn = multiprocessing.get_context("spawn")
+    with _interrupts_noted() as noted:
+        executor = ProcessPoolExecutor(workers, spawn, initializer=_start_worker)
+        try:
+            with _interrupts_blocked():
+                waiting = {executor.submit(job, task) for task in tasks}
+            while waiting and not noted:
+                done, waiting = wait(waiting, _LOOK_SECONDS, FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        except BrokenProcessPool:
+            remedy = "What is finished is kept: run again, with fewer --workers if memory was short"
+            raise InputError("--workers", "a worker process was killed", remedy) from None
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+    if noted:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[list[int]]:
+    """Collect Ctrl-C: raised amid the threads and callbacks of a pool, it can get lost there."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Let the processes that are started here never see a Ctrl-C: the parent tells them to stop."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker() -> None:
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells workers when to stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
+    cv2.setNumThreads(1)
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent ends, even by SIGKILL.
 
     The workers of `ProcessPoolExecutor` would wait for their next task for ever: each holds the
     writing end of the queue it reads, so none sees it closed.
     """
     parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def wait() -> None:
+    if parent is not None:
         parent.join()
         os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def dali_is_installed() -> bool:

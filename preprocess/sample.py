@@ -7,8 +7,6 @@ archive is laid out, so whatever reads CelebAMask-HQ reads it too.
 from __future__ import annotations
 
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,44 +17,34 @@ import numpy.typing as npt
 import simplejpeg
 from tqdm import tqdm
 
-from preprocess.celebamask import IMAGE_FOLDER, MAPPING_FILE, MASK_FOLDER, SPLITS
+from preprocess.celebamask import (
+    FIRST_TEST,
+    FIRST_VAL,
+    IMAGE_FOLDER,
+    MAPPING_FILE,
+    MASK_FOLDER,
+)
 from preprocess.drawn.camera import paint_glasses, photograph
 from preprocess.drawn.eye import paint_eyes
 from preprocess.drawn.face import draw_head
 from preprocess.drawn.look import Look
-from preprocess.errors import InputError
-from preprocess.runtime import end_with_parent, usable_cores
+from preprocess.errors import InputError, require
+from preprocess.files import atomic_file, locked, remove_unfinished
+from preprocess.image import RGB
+from preprocess.runtime import in_processes
 
 _DRAWER = 2  # raise it if the same seed draws other pictures: old samples are then redrawn
 _SETTINGS_FILE = "sample.json"
-_FIRST_ORIG_IDX = (0, 162_770, 182_637)  # of CelebA's train, val and test
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Settings of a sample.
+    """Settings of a sample; an `InputError` if one is out of its range."""
 
-    Parameters
-    ----------
-    count
-        Number of faces, 1 to 99999.
-    seed
-        Seed of the whole set, 0 or more.
-    size
-        Side of the pictures in pixels, 64 to 4096.
-    mask_size
-        Side of the masks in pixels, 16 to `size`.
-
-    Raises
-    ------
-    InputError
-        If a value is outside its range.
-    """
-
-    count: int = 400
+    count: int = 400  # faces
     seed: int = 0
-    size: int = 1024
-    mask_size: int = 512
+    size: int = 1024  # side of the pictures in pixels
+    mask_size: int = 512  # side of the masks in pixels
 
     def __post_init__(self) -> None:
         """Check every range."""
@@ -66,58 +54,23 @@ class SampleConfig:
         _check("mask_size", self.mask_size, 16, self.size)
 
 
+def _check(name: str, value: int, low: int, high: int) -> None:
+    require(low <= value <= high, name, f"is {value}", f"an integer from {low} to {high}")
+
+
 @dataclass(frozen=True)
 class Face:
-    """One drawn face.
+    """One drawn face, and the masks of its visible parts among `l_eye`, `r_eye`, `eye_g` (glasses).
 
-    Attributes
-    ----------
-    image
-        (size, size, 3) uint8, RGB.
-    parts
-        (mask_size, mask_size) bool for each visible part of `l_eye`, `r_eye` and `eye_g` (glasses).
-        `l_eye` is the subject's left eye, on the viewer's right. A part out of sight has no key.
+    `l_eye` is the subject's left eye, on the viewer's right.
     """
 
-    image: npt.NDArray[np.uint8]
-    parts: dict[str, npt.NDArray[np.bool_]]
-
-
-@dataclass(frozen=True)
-class SampleReport:
-    """What `write_sample` did: faces in the sample, faces written now, faces of each split."""
-
-    count: int
-    written: int
-    splits: dict[str, int]
-
-
-def _check(name: str, value: object, low: int, high: int) -> None:
-    """Refuse what is no integer from low to high."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InputError(name, f"is {value!r}", f"Expected an integer from {low} to {high}")
+    image: RGB  # size x size x 3, uint8
+    parts: dict[str, npt.NDArray[np.bool_]]  # mask_size x mask_size each
 
 
 def draw_face(index: int, config: SampleConfig) -> Face:
-    """Draw one face, a pure function of (seed, index) and the two sizes.
-
-    Parameters
-    ----------
-    index
-        Number of the face, 0 or more.
-    config
-        Settings; `count` plays no part.
-
-    Returns
-    -------
-    Face
-        The picture and the masks of its visible parts.
-
-    Raises
-    ------
-    InputError
-        If index is negative.
-    """
+    """Draw face number `index` (0 or more), a pure function of (seed, index) and the two sizes."""
     _check("index", index, 0, 2**63 - 1)
     rng = np.random.default_rng((config.seed, index))
     look = Look(rng, config.size)
@@ -135,58 +88,27 @@ def draw_face(index: int, config: SampleConfig) -> Face:
     return Face(photograph(rng, image), parts)
 
 
-def write_sample(out: Path, config: SampleConfig, workers: int | None = None) -> SampleReport:
+def write_sample(out: Path, config: SampleConfig, workers: int | None = None) -> int:
     """Write a sample in the official layout, or finish one that was interrupted.
 
-    Parameters
-    ----------
-    out
-        Folder to write into; made if missing. A sample of other settings in it is replaced.
-    config
-        Settings.
-    workers
-        Number of processes; None for one per core. The files' bytes do not depend on it.
-
-    Returns
-    -------
-    SampleReport
-        `written` is 0 if the sample was complete.
-
-    Raises
-    ------
-    InputError
-        If workers is less than 1, or out holds pictures that this function did not write.
+    A sample of other settings in `out` is replaced; other pictures there are an `InputError`. The
+    bytes do not depend on the workers (None takes one a core). Returns how many faces it drew.
     """
-    workers = usable_cores() if workers is None else workers
-    _check("workers", workers, 1, 2**31 - 1)
-    _prepare(out, {"drawer": _DRAWER, **asdict(config)})
-    missing = [i for i in range(config.count) if not _image_path(out, i).exists()]
-    draw = partial(_write_face, out=out, config=config)
-    bar = partial(tqdm, total=len(missing), desc="draw faces", unit="face", disable=None)
-    if min(workers, len(missing)) <= 1:
-        for _ in bar(map(draw, missing)):
+    require(workers is None or workers >= 1, "workers", f"is {workers}", "1 or more")
+    with locked(out):
+        remove_unfinished(out, out / IMAGE_FOLDER, *out.glob(f"{MASK_FOLDER}/*"))
+        _prepare(out, {"drawer": _DRAWER, **asdict(config)})
+        missing = [i for i in range(config.count) if not _image_path(out, i).exists()]
+        done = in_processes(partial(_write_face, out=out, config=config), missing, workers)
+        for _ in tqdm(done, total=len(missing), desc="draw faces", unit="face", disable=None):
             pass
-    else:
-        # spawned workers share no state with this process's threads
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
-            for _ in bar(pool.map(draw, missing, chunksize=4)):
-                pass
-    splits = [_split(index) for index in range(config.count)]
-    counts = {name: splits.count(number) for number, name in enumerate(SPLITS)}
-    return SampleReport(config.count, len(missing), counts)
-
-
-def _split(index: int) -> int:
-    """Of ten faces, put eight in train (0), one in val (1) and one in test (2)."""
-    return max(0, index % 10 - 7)
+    return len(missing)
 
 
 def _orig_idx(index: int) -> int:
-    """Return a number in CelebA that lies in the face's split, another for each face."""
+    """Return a number in CelebA, another for each face: of ten, eight lie in train, one in val."""
     tens, ones = divmod(index, 10)
-    split = _split(index)
-    return _FIRST_ORIG_IDX[split] + (tens if split else tens * 8 + ones)
+    return {8: FIRST_VAL + tens, 9: FIRST_TEST + tens}.get(ones, tens * 8 + ones)
 
 
 def _prepare(out: Path, settings: dict[str, int]) -> None:
@@ -213,7 +135,6 @@ def _image_path(out: Path, index: int) -> Path:
 
 def _write_face(index: int, out: Path, config: SampleConfig) -> None:
     """Draw and write one face, its picture last: a picture that is there has all its masks."""
-    cv2.setNumThreads(1)  # the processes are as many as the cores
     face = draw_face(index, config)
     for part, mask in face.parts.items():
         path = out / MASK_FOLDER / str(index // 2000) / f"{index:05d}_{part}.png"
@@ -225,8 +146,5 @@ def _write_face(index: int, out: Path, config: SampleConfig) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all; not synced, which thousands would pay for."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with atomic_file(path, sync=False) as file:  # thousands would pay for it
+        file.write(content)

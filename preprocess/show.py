@@ -48,24 +48,20 @@ def summary(root: Path, report: PackReport) -> str:
 
 
 def save_preview(root: Path, path: Path, split: str = "", count: int = 16) -> None:
-    """Save a grid of close-ups of samples: packed image, and the same with the label's outline.
-
-    Raises
-    ------
-    InputError
-        If the pack or the split holds no samples.
-    """
+    """Save a grid of close-ups of samples: packed image, and the same with the label's outline."""
     manifest = Manifest.load(root)
-    names = (
-        [split] if split else [name for name, record in manifest.splits.items() if record.samples]
-    )
-    if not names:
+    shards = manifest.split(split).shards if split else manifest.shards
+    if not shards:
         raise InputError(root, "holds no samples", "See its manifest for what was dropped")
-    record = manifest.split(names[0])
     pictures, captions = [], []
-    samples = (pair for shard in record.shards for pair in read_samples(root / shard.name))
+    samples = (pair for shard in shards for pair in read_samples(root / shard.name))
     for key, parts in islice(samples, count):
-        image, label = decode_rgb(parts["jpg"], key), decode_label(parts["png"], key)
+        image, label = (
+            decode_rgb(parts.get("jpg", b""), key), decode_label(parts.get("png", b""), key)
+        )  # fmt: skip
+        if image.shape[:2] != label.shape:
+            problem = f"image is {image.shape}, its label map {label.shape}"
+            raise InputError(f"{root}, sample {key}", problem, "Pack again with --overwrite")
         near, marked = close_up(label, image, label)
         pictures += [near, outline(near, marked)]
         captions += [key, "its label's outline"]

@@ -1,7 +1,12 @@
 """What the tests of several modules do: read packs, build runs, call commands."""
 
 import io
-from collections.abc import Callable
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +20,11 @@ from PIL import Image
 
 from preprocess.manifest import Manifest
 from preprocess.mask import Mask, decode_label
-from preprocess.shards import read_samples, write_shard
+from preprocess.shards import ShardRecord, read_samples, writing
 from train.checkpoint import Checkpoint
 from train.config import AugmentConfig, ModelConfig, TrainConfig
 
+ROOT = Path(__file__).resolve().parents[1]
 Parts = dict[str, bytes]
 IMAGES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno"
 
@@ -61,6 +67,14 @@ def labels(root: Path) -> dict[str, Mask]:
     return {key: decode_label(parts["png"], key) for key, parts in pairs}
 
 
+def write_shard(root: Path, name: str, samples: Iterable[tuple[str, Parts]]) -> ShardRecord:
+    """Write a shard as packing does."""
+    with writing(root / name) as add:
+        for key, parts in samples:
+            add(key, parts)
+    return ShardRecord.of(root, name)
+
+
 def forge(root: Path, name: str, row: int, change: Callable[[Parts], Parts]) -> str:
     """Change a sample of a train shard and make all checksums fit; return its key."""
     samples = list(read_samples(root / name))
@@ -72,6 +86,43 @@ def forge(root: Path, name: str, row: int, change: Callable[[Parts], Parts]) -> 
     splits = manifest.splits | {"train": replace(train, shards=shards)}
     replace(manifest, splits=splits).save(root)
     return key
+
+
+def limited(code: str, *words: object, megabytes: int = 2000) -> str:
+    """Run Python code in a process with so much memory at most; return what it prints."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({megabytes << 20},) * 2)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", limit + code, *map(str, words)],
+        capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """Return a chunk of a PNG."""
+    data = kind + body
+    return struct.pack(">I", len(body)) + data + struct.pack(">I", zlib.crc32(data))
+
+
+def zeros(size: int, *, raw: bool = False) -> bytes:
+    """Deflate many zeros without ever holding them: one flushed block, again and again."""
+    block = 1 << 24
+    packer = zlib.compressobj(9, wbits=-15)
+    part = packer.compress(bytes(block)) + packer.flush(zlib.Z_FULL_FLUSH)
+    rest = zlib.compressobj(9, wbits=-15)
+    stream = part * (size // block) + rest.compress(bytes(size % block)) + rest.flush()
+    sums = struct.pack(">I", ((size % 65521) << 16) + 1)  # Adler-32 of zeros
+    return stream if raw else b"\x78\xda" + stream + sums
+
+
+def blank_png(width: int, height: int, colour: int, claimed: int = 0) -> bytes:
+    """Return an 8-bit PNG without content; it may claim another side."""
+    channels = {0: 1, 2: 3, 6: 4}[colour]
+    head = struct.pack(">IIBBBBB", claimed or width, claimed or height, 8, colour, 0, 0, 0)
+    body = zeros(height * (1 + width * channels))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
 def flip(path: Path, at: int) -> None:

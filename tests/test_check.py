@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-from common import Parts, flip, forge
+from common import Parts, flip, forge, write_shard
 
 import preprocess.check
 from preprocess.check import check
@@ -16,7 +16,7 @@ from preprocess.image import RGB, decode_rgb
 from preprocess.manifest import Manifest
 from preprocess.mask import decode_label, encode_label
 from preprocess.runtime import dali_is_installed
-from preprocess.shards import index_path, read_samples, write_shard
+from preprocess.shards import index_path, read_samples
 
 # webdataset leaves closing its files to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*tar:ResourceWarning")

@@ -10,7 +10,7 @@ import torch
 from preprocess.errors import InputError
 from preprocess.image import decode_rgb
 from preprocess.mask import decode_label
-from preprocess.shards import read_index
+from preprocess.shards import ShardIndex
 from train import data
 from train.data import Loader, available_memory, place_store
 from train.split import Split
@@ -74,11 +74,13 @@ def test_an_undecodable_sample_is_named(
 ) -> None:
     split = Split.open(pack_copy, "train", verify=False)
     shard = split.shards[0][0]
-    ((_, offset, size, _),) = [c for c in read_index(shard)[2].components if c[0] == part]
+    ((_, offset, size, _),) = [
+        c for c in ShardIndex.read(shard).entry(2).components if c[0] == part
+    ]
     with shard.open("r+b") as file:
         file.seek(offset)
         file.write(b"\0" * size)
-    key = read_index(shard)[2].key
+    key = ShardIndex.read(shard).entry(2).key
     with pytest.raises(InputError, match=f"{shard.name}, sample {key}.* {message}"):
         list(Loader(split, CPU, kind).batches(split.in_order(6)))
 

@@ -120,7 +120,7 @@ def test_pictures_beyond_pillows_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(decode_rgb(png), upright)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert apart(decode_rgb(jpeg), upright) <= 16
-    with pytest.raises(DecodeError, match=r"huge\.png: .*exceeds limit.*Scale the picture down"):
+    with pytest.raises(DecodeError, match=r"huge\.png: .*exceeds limit"):
         decode_rgb(png, "huge.png")
 
 

@@ -98,7 +98,7 @@ WAITS = """
 import os, sys, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from preprocess.pack import _start_worker
+from preprocess.runtime import _start_worker
 if __name__ == "__main__":
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=_start_worker) as pool:
         print(pool.submit(os.getpid).result(), flush=True)

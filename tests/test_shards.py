@@ -8,18 +8,12 @@ from pathlib import Path
 
 import pytest
 import webdataset
+from common import write_shard
 
 from preprocess.errors import InputError
 from preprocess.files import atomic_file, file_sha256
 from preprocess.manifest import Manifest
-from preprocess.shards import (
-    _header,
-    format_index,
-    index_path,
-    read_index,
-    read_samples,
-    write_shard,
-)
+from preprocess.shards import index_path, read_samples
 
 Samples = list[tuple[str, dict[str, bytes]]]
 
@@ -43,20 +37,6 @@ def test_tar_holds_each_component_in_order(tmp_path: Path) -> None:
         for key, parts in SAMPLES
         for extension in ("jpg", "json", "png")
     ]
-
-
-@pytest.mark.parametrize("size", [0, 1, 511, 40_000, 8**11 - 1])
-@pytest.mark.parametrize("stem", ["7", "a-long_name-" * 8, "b" * 96, "c" * 97])
-def test_headers_are_those_of_tarfile(stem: str, size: int) -> None:
-    info = tarfile.TarInfo(f"{stem}.jpg")
-    info.size = size
-    try:
-        expected = info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
-    except ValueError as error:
-        with pytest.raises(ValueError, match=str(error)):
-            _header(info.name, size)
-    else:
-        assert _header(info.name, size) == expected
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file.*tar:ResourceWarning")  # webdataset's own
@@ -124,14 +104,12 @@ def test_a_failure_half_way_keeps_the_file_that_was_there(tmp_path: Path) -> Non
 )  # fmt: skip
 def test_a_damaged_index_is_an_error_that_names_it(content: str, tmp_path: Path) -> None:
     shard = written(tmp_path)
-    lines = [entry.line() for entry in read_index(shard)]
-    assert format_index(lines) == index_path(shard).read_bytes()
     index_path(shard).write_text(content, "latin-1")
     with pytest.raises(InputError, match=r"eyes-000000\.idx: is no DALI index\. Pack again"):
-        read_index(shard)
+        list(read_samples(shard))
     index_path(shard).unlink()
     with pytest.raises(InputError, match=r"eyes-000000\.idx: is missing\. Pack again"):
-        read_index(shard)
+        list(read_samples(shard))
 
 
 def test_the_manifest_comes_back_as_it_was_saved(pack_root: Path, tmp_path: Path) -> None:

@@ -19,15 +19,7 @@ _IRISES = np.array(((46, 28, 18), (62, 38, 22), (88, 54, 28), (112, 82, 44), (10
 
 
 class Look:
-    """One person in one pose and one light, chosen at random.
-
-    Parameters
-    ----------
-    rng
-        Source of the choice.
-    size
-        Side of the picture in pixels.
-    """
+    """One person in one pose and one light, chosen by `rng`; `size` is the picture's side."""
 
     def __init__(self, rng: np.random.Generator, size: int) -> None:
         self.size = size

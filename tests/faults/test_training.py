@@ -117,7 +117,7 @@ def test_a_second_run_in_the_folder_is_refused_until_the_first_has_ended(
         assert owner.stdout
         assert owner.stdout.readline() == "held\n"
         words = ("--shards", pack_root, "--output", tmp_path, "--epochs", "1")
-        fails(call(main, *words), str(tmp_path), "another process is writing there", "Wait until")
+        fails(call(main, *words), str(tmp_path), "is in use by another run", "Wait until")
         with pytest.raises(InputError, match="another process"), locked(tmp_path):
             pass
         owner.kill()
