@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from preprocess.errors import InputError
 
-_AGAIN = "Install the package again, or give a --model"
 BUNDLED = Path(__file__).parent / "weights" / "eyes.onnx"
+_AGAIN = "Install the package again, or give a --model"
 _FACTS = "eye_segmentation"  # the file's metadata, as `train.export` writes it
 
 
-class Network(Protocol):
-    """Pictures to probabilities; may be called by several threads at once.
+class OnnxNetwork:
+    """An ``.onnx`` file, run by ONNX Runtime on the CPU (see `open_network`).
 
     Attributes
     ----------
@@ -30,77 +30,23 @@ class Network(Protocol):
         Probability from which a pixel is an eye.
     """
 
-    size: int
-    stride: int
-    threshold: float
-
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Turn N x H x W x 3 RGB into N x H x W, 0..1."""
-        ...
-
-
-class OnnxNetwork:
-    """A file that `python -m train export` wrote, run by ONNX Runtime on the CPU.
-
-    Parameters
-    ----------
-    path
-        The file.
-    threads
-        For one call; 0 takes all cores.
-    sha256
-        Its checksum, if it is known.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged, changed, or no such file.
-    """
-
     def __init__(self, path: Path, threads: int = 0, sha256: str | None = None) -> None:
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors
-
-        if not path.is_file():
-            raise InputError(path, "does not exist", _AGAIN)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 4
-        data = path.read_bytes()
+        self._session = open_session(path, threads, _AGAIN, sha256)
         try:
-            if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-                raise ValueError("it differs from the checksum that was published with it")
-            self._session: Any = onnxruntime.InferenceSession(
-                data, options, providers=["CPUExecutionProvider"]
-            )
             facts = json.loads(self._session.get_modelmeta().custom_metadata_map[_FACTS])
             self.size, self.stride = int(facts["input"]["size"]), int(facts["stride"])
             self.threshold = float(facts["threshold"])
-        except (ValueError, KeyError, TypeError, errors.Fail, errors.InvalidProtobuf,
-                errors.InvalidGraph, errors.InvalidArgument) as error:  # fmt: skip
-            reason = str(error).split("\n", 1)[0][:120]
-            raise InputError(path, f"cannot be read as a model ({reason})", _AGAIN) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(path, f"cannot be read as a model ({error})", _AGAIN) from None
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Run the network (see `Network`)."""
+        """Turn N x H x W x 3 RGB into probabilities, N x H x W, 0..1."""
         probability: npt.NDArray[np.float32] = self._session.run(None, {"images": images})[0]
         return probability
 
 
 class TorchNetwork:
-    """A checkpoint of `train`, or an export, run by torch.
-
-    Parameters
-    ----------
-    path
-        ``.pth`` or ``.safetensors``.
-    device
-        auto, cpu, cuda, cuda:N or mps.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, or the device is not there.
-    """
+    """A checkpoint of `train`, or an export, run by torch; attributes as `OnnxNetwork`."""
 
     def __init__(self, path: Path, device: str = "auto", sha256: str | None = None) -> None:
         try:
@@ -120,20 +66,43 @@ class TorchNetwork:
         self._model = checkpoint.build(to_channels_last(folded, self._device))
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Run the network (see `Network`)."""
+        """Turn N x H x W x 3 RGB into probabilities, N x H x W, 0..1."""
         with self._torch.inference_mode():
             batch = self._torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
             found: npt.NDArray[np.float32] = self._model(batch).sigmoid()[:, 0].cpu().numpy()
         return found
 
 
+Network = OnnxNetwork | TorchNetwork
+
+
+def open_session(path: Path, threads: int, remedy: str, sha256: str | None = None) -> Any:
+    """Open an ONNX Runtime session; an `InputError` with `remedy` if the file is unfit."""
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    if not path.is_file():
+        raise InputError(path, "does not exist", remedy)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    data = path.read_bytes()
+    try:
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            raise ValueError("it differs from the checksum that was published with it")
+        return onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+    except (ValueError, errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph,
+            errors.InvalidArgument) as error:  # fmt: skip
+        reason = str(error).split("\n", 1)[0][:120]
+        raise InputError(path, f"cannot be read as a model ({reason})", remedy) from None
+
+
 def open_network(model: Path | None = None, device: str = "auto", threads: int = 0) -> Network:
-    """Open the bundled network (`model` is None) or another one.
+    """Open a network; it may be called by several threads at once.
 
     Parameters
     ----------
     model
-        ``.onnx``, ``.pth`` or ``.safetensors``.
+        ``.onnx``, ``.pth`` or ``.safetensors`` as `train` writes them; None: the bundled one.
     device
         auto, cpu, cuda, cuda:N or mps. ``.onnx`` runs on the CPU; auto takes a GPU for the others.
     threads
@@ -142,19 +111,19 @@ def open_network(model: Path | None = None, device: str = "auto", threads: int =
     Raises
     ------
     InputError
-        If the file or the device are missing, or do not fit together.
+        If the file is missing, damaged, changed or no such file, the device is not there, or
+        they do not fit together.
     """
-    on_cpu = device in {"auto", "cpu"}
+    on_cpu, digest = device in {"auto", "cpu"}, None
     if model is None:
-        path = BUNDLED if on_cpu else BUNDLED.with_suffix(".safetensors")
-        digest = bundled_digest(path)
-        return OnnxNetwork(path, threads, digest) if on_cpu else TorchNetwork(path, device, digest)
+        model = BUNDLED if on_cpu else BUNDLED.with_suffix(".safetensors")
+        digest = bundled_digest(model)
     if model.suffix != ".onnx":
-        return TorchNetwork(model, device)
+        return TorchNetwork(model, device, digest)
     if not on_cpu:
         remedy = "Use --device cpu, or give a .pth or .safetensors file"
         raise InputError("--device", f"is {device!r} for an .onnx file", remedy)
-    return OnnxNetwork(model, threads)
+    return OnnxNetwork(model, threads, digest)
 
 
 def bundled_digest(path: Path) -> str:
