@@ -41,16 +41,10 @@ class FaceFrame:
 
     @classmethod
     def of_face(cls, landmarks: npt.NDArray[np.floating], size: int, stride: int) -> FaceFrame:
-        """Frame the eyes of a face.
+        """Frame the eyes of a face that would fill a square of side `size`.
 
-        Parameters
-        ----------
-        landmarks
-            5 x 2, x and y: eyes (viewer's left first), nose, corners of the mouth.
-        size
-            Side in pixels of the square that the face would fill.
-        stride
-            What height and width have to be multiples of.
+        Landmarks are 5 x 2, x and y: eyes (viewer's left first), nose, corners of the mouth.
+        Height and width are multiples of `stride`.
         """
         points = np.asarray(landmarks, np.float64)
         eyes, mouth = (points[0] + points[1]) / 2, (points[3] + points[4]) / 2

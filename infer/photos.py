@@ -6,6 +6,7 @@ import glob
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from infer.output import View, check_suffix
@@ -77,12 +78,8 @@ def plan(
 
     Parameters
     ----------
-    photos
-        From `find_photos`.
     output
         File or folder; None is ``eye_segmentation_result.png``, or the folder of that name.
-    views
-        What to draw.
     json
         Whether to write JSON too, named like the picture.
     overwrite, skip_existing
@@ -121,15 +118,14 @@ def _names(photos: dict[Path, Path]) -> list[str]:
     """Return each photograph's name in the output folder, without an ending; no two are alike."""
     plain = [(folder / photo.stem).as_posix() for photo, folder in photos.items()]
     shared = Counter(name.lower() for name in plain)
-    names: list[str] = []
-    taken: Counter[str] = Counter()
+    names: dict[str, str] = {}
     for name, photo in zip(plain, photos, strict=True):
         if shared[name.lower()] > 1:
             name = f"{name}_{photo.suffix.lstrip('.')}"
-        taken[name.lower()] += 1
-        number = taken[name.lower()]
-        names.append(name if number == 1 else f"{name}_{number}")
-    return names
+        numbered = (f"{name}_{number}" for number in count(2))
+        free = next(n for n in chain([name], numbered) if n.lower() not in names)
+        names[free.lower()] = free
+    return list(names.values())
 
 
 def check_results(sources: Iterable[Path], results: Sequence[Path], overwrite: bool) -> None:

@@ -45,14 +45,7 @@ class Outcome:
 def run(predictor: Predictor, jobs: Sequence[Job], faces: Faces = "auto") -> Iterator[Outcome]:
     """Segment photographs and write the results; yields in order, as they are done.
 
-    Parameters
-    ----------
-    predictor
-        Of one thread, if there are several photographs.
-    jobs
-        From `infer.photos.plan`.
-    faces
-        "auto", "whole" or a number, as in `Predictor.predict`.
+    The predictor should have one thread if there are several `jobs` (of `infer.photos.plan`).
     """
     pool = ThreadPoolExecutor(max(1, min(8, usable_cores(), len(jobs))))
     try:

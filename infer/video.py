@@ -54,8 +54,6 @@ def segment_video(
 
     Parameters
     ----------
-    predictor
-        The network.
     source
         A file that FFmpeg reads, or the number of a webcam.
     output
@@ -63,8 +61,6 @@ def segment_video(
     view
         `View.OVERLAY`: the video with the eyes tinted; `View.MASK`: black and white;
         `View.PANEL`: photo, mask and overlay side by side.
-    faces
-        As in `Predictor.predict`.
     smooth
         Share of the past, 0 up to 0.95.
     record
