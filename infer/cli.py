@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from preprocess.command import HELP, VERSION, DefaultsTo, reports_errors
+from preprocess.command import HELP, VERSION, DefaultsTo, one_line, reports_errors
 from preprocess.errors import InputError
 
 PATH = click.Path(path_type=Path)
@@ -92,12 +92,13 @@ def photos(
     if not (images or more):
         raise InputError("--image", "is not given", "Give a photo, a folder or a pattern")
     from infer.output import View
-    from infer.photos import find_photos, plan
+    from infer.photos import find_photos, plan, remove_leftovers
 
     found = find_photos([*images, *more], recursive)
     drawn = [View(name) for name in dict.fromkeys(views or ["panel"])]
     jobs = plan(found, output, drawn, json=common["json"], overwrite=common["overwrite"],
                 skip_existing=skip_existing)  # fmt: skip
+    remove_leftovers(path for job in jobs for path in job.results)
     failures = _run(jobs, table, **common)
     if len(found) > len(jobs):
         click.echo(f"{len(found) - len(jobs)} photos had their results already")
@@ -115,11 +116,11 @@ def _run(jobs: list[Any], table: Path | None, faces: str, **common: Any) -> int:
     done, said = [], time.monotonic()
     for count, outcome in enumerate(run(predictor, jobs, number), start=1):
         if outcome.problem:
-            click.echo(f"Error: {outcome.problem}", err=True)
+            click.echo(f"Error: {one_line(outcome.problem)}", err=True)
             continue
         done.append((str(outcome.job.photo), outcome.faces))
         if outcome.warning:
-            click.echo(f"{outcome.job.photo}: {outcome.warning}", err=True)
+            click.echo(one_line(f"{outcome.job.photo}: {outcome.warning}"), err=True)
         if len(jobs) > 1 and time.monotonic() - said > _SECONDS:
             said = time.monotonic()
             click.echo(f"{count} of {len(jobs)} photos", err=True)
@@ -130,9 +131,10 @@ def _run(jobs: list[Any], table: Path | None, faces: str, **common: Any) -> int:
     found_here, failures = f"{eyes} eye(s) in {len(faces_found)} face(s)", len(jobs) - len(done)
     if len(jobs) > 1:
         failed = f", {failures} failed" if failures else ""
-        click.echo(f"{jobs[0].results[0].parent}: {len(done)} photos, {found_here}{failed}")
+        place = one_line(jobs[0].results[0].parent)
+        click.echo(f"{place}: {len(done)} photos, {found_here}{failed}")
     elif done:
-        click.echo(f"{', '.join(map(str, jobs[0].results))}: {found_here}")
+        click.echo(f"{one_line(', '.join(map(str, jobs[0].results)))}: {found_here}")
     return failures
 
 
@@ -161,20 +163,23 @@ def clip(
         output = source.with_name(f"{source.stem}_eyes.mp4") if source else Path("webcam_eyes.mp4")
     record = output.with_suffix(".jsonl") if json else None
     from infer.output import View
-    from infer.photos import check_results
+    from infer.photos import check_results, remove_leftovers
     from infer.video import segment_video
 
-    check_results([source] if source else [], [output, *([record] if record else [])], overwrite)
+    results = [output, *([record] if record else [])]
+    check_results([source] if source else [], results, overwrite)
+    remove_leftovers(results)
     number = _faces(faces)
     report = segment_video(
         _predictor(threads=1, **common), source or webcam or 0, output, view=View(view),
         faces=number, smooth=smooth, record=record,
     )  # fmt: skip
+    place = one_line(output)
     if report.lost_sounds:
-        click.echo(f"{output}: {report.lost_sounds} sound track(s) left out: their coding cannot "
+        click.echo(f"{place}: {report.lost_sounds} sound track(s) left out: their coding cannot "
                    "be copied; convert the sound to AAC first", err=True)  # fmt: skip
     click.echo(
-        f"{output}: {report.frames} frames, eyes in {report.with_eyes}, "
+        f"{place}: {report.frames} frames, eyes in {report.with_eyes}, "
         f"{report.frames_per_second:.1f} frames/s"
     )
 

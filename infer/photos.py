@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import glob
+import os
+import re
+import stat
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +18,11 @@ from preprocess.errors import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 STDIN = Path("-")
+# What `atomic_file` calls a result that is not complete, with the number of its process.
+_LEFTOVER = re.compile(
+    r"\..+\.(?:png|jpe?g|webp|json|jsonl|csv|mp4|mov|mkv)\.([1-9]\d{0,8})\.tmp", re.DOTALL | re.I
+)
+_MOST_BYTES = 1 << 30
 _DEFAULT = Path("eye_segmentation_result")
 
 
@@ -51,18 +60,43 @@ def find_photos(inputs: Iterable[str], recursive: bool = False) -> dict[Path, Pa
             raise InputError("--image", "is empty", "Give a photo, a folder or a pattern")
         if path.is_dir():
             inside = path.rglob("*") if recursive else path.iterdir()
-            photos = sorted(p for p in inside if p.suffix.lower() in SUFFIXES and p.is_file())
+            photos = sorted(p for p in inside if p.suffix.lower() in SUFFIXES)
+            if recursive:  # else a folder that is named like a photograph is an error by and by
+                photos = [photo for photo in photos if not photo.is_dir()]
             if not photos:
                 endings = " ".join(sorted(SUFFIXES))
                 raise InputError(path, "holds no photograph", f"Looked for {endings}")
             found |= {photo: photo.parent.relative_to(path) for photo in photos}
             continue
-        names = [given] if path == STDIN or path.is_file() else glob.glob(given, recursive=True)  # noqa: PTH207  # absolute too
-        photos = sorted(p for p in map(Path, names) if p == STDIN or p.is_file())
+        if path == STDIN or path.exists() or path.is_symlink():
+            photos = [path]
+        else:
+            matching = sorted(map(Path, glob.glob(given, recursive=True)))  # noqa: PTH207  # absolute too
+            photos = [p for p in matching if p.suffix.lower() in SUFFIXES or not p.is_dir()]
         if not photos:
             raise InputError(given, "does not exist", "Give a photo, a folder or a pattern")
         found |= dict.fromkeys(photos, Path())
     return found
+
+
+def read_photo(path: Path) -> bytes:
+    """Read a photograph's file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is no regular file (a pipe would wait for ever), or too large.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(path, "is a folder, a pipe or a device", "Give a picture file")
+        if found.st_size > _MOST_BYTES:
+            raise InputError(path, f"has {found.st_size} bytes", f"Expected up to {_MOST_BYTES}")
+        return path.read_bytes()
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error})"
+        raise InputError(path, problem, "Check the path and its permissions") from None
 
 
 def plan(
@@ -108,7 +142,7 @@ def plan(
             check_suffix(path, view)
         jobs.append(Job(photo, pictures, base.with_suffix(".json") if json else None))
     if skip_existing:
-        jobs = [job for job in jobs if not all(path.exists() for path in job.results)]
+        jobs = [job for job in jobs if not all(map(_is_there, job.results))]
     results = [path for job in jobs for path in job.results]
     check_results(photos, results, overwrite or skip_existing or output is None)
     return jobs
@@ -130,13 +164,46 @@ def _names(photos: dict[Path, Path]) -> list[str]:
 
 def check_results(sources: Iterable[Path], results: Sequence[Path], overwrite: bool) -> None:
     """Raise an `InputError` if a result would replace a source, or something that exists."""
-    own = {source.resolve() for source in sources}
+    own = {os.path.realpath(source) for source in sources}  # pathlib fails on a loop of links
     for result in results:
-        if result.resolve() in own:
+        if os.path.realpath(result) in own:
             problem = "is what is to be segmented, and would be overwritten by a result"
             raise InputError(result, problem, "Give another --output")
-    there = [path for path in results if path.is_file()]
+    there = [path for path in results if _is_there(path)]
     if there and not overwrite:
         others = f" (and {len(there) - 1} other results)" if len(there) > 1 else ""
         remedy = "Add --overwrite, or give another --output (--skip-existing: do the other photos)"
         raise InputError(there[0], f"exists already{others}", remedy)
+
+
+def remove_leftovers(results: Iterable[Path]) -> None:
+    """Remove what a killed process left in the folders of results: hidden, half-written files.
+
+    Only the command line may do so, as long as it writes nothing itself: containers give each
+    process the number of the one before.
+    """
+    for folder in {path.parent for path in results}:
+        for path in folder.glob(".*.tmp"):
+            found = _LEFTOVER.fullmatch(path.name)
+            if found and not _is_running(int(found[1])):
+                path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    """Return whether another process of this number runs."""
+    if sys.platform == "win32":
+        return True  # there `os.kill` would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return process != os.getpid()
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # no file has a name as long as that: writing it will fail, and say so
+        return False

@@ -15,7 +15,8 @@ from infer.faces import FaceFinder, FoundFace
 from infer.frame import LEAST_EYE_DISTANCE, FaceFrame, Frame, PhotoFrame, Plane
 from infer.network import Network, open_network
 from infer.output import Prediction
-from preprocess.errors import DecodeError, InputError
+from infer.photos import read_photo
+from preprocess.errors import InputError
 from preprocess.image import RGB, Geometry, decode_rgb, from_pillow
 
 # "auto", "whole", or how many of the largest faces.
@@ -156,11 +157,7 @@ def _to_rgb(photo: Photo) -> RGB:
         return decode_rgb(photo, "photo")
     if isinstance(photo, Image.Image):
         return from_pillow(photo)
-    try:
-        return decode_rgb(Path(photo).read_bytes(), str(photo))
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror})"
-        raise DecodeError(photo, problem, "Check the path and its permissions") from None
+    return decode_rgb(read_photo(Path(photo)), str(photo))
 
 
 def _face(found: FoundFace, eyes: tuple[Eye, ...], problem: str = "") -> Face:

@@ -53,4 +53,4 @@ def save_table(photos: Iterable[tuple[str, tuple[Face, ...]]], path: Path) -> No
                 table.writerow([name, number, eye["side"], *eye["box"], *eye["centre"],
                                 eye["area"], *shares])  # fmt: skip
     with atomic_file(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(text.getvalue().encode(errors="surrogateescape"))  # names as they are on disk

@@ -5,9 +5,11 @@ A bad file is an `Outcome` with a problem; the other photographs are still proce
 
 from __future__ import annotations
 
+import struct
 import sys
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from PIL import Image
 from infer.eyes import Face
 from infer.frame import PhotoFrame
 from infer.output import Prediction, View
-from infer.photos import STDIN, Job
+from infer.photos import STDIN, Job, read_photo
 from infer.predictor import Faces, Look, Predictor
 from infer.record import to_line
 from preprocess.errors import InputError
@@ -30,6 +32,12 @@ from preprocess.runtime import usable_cores
 
 # Photographs that may be in memory at once, in pixels: some 10 bytes each.
 _PIXELS = 60e6
+# What a file's content can make its decoder raise, beyond what `preprocess.image` knows and names:
+# Pillow's rarer plug-ins are written for files that keep the rules.
+DECODER_ERRORS = (
+    *PILLOW_ERRORS, ArithmeticError, AssertionError, AttributeError, EOFError, LookupError,
+    MemoryError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,12 +82,11 @@ class _Room:
 
 
 def _segment(predictor: Predictor, faces: Faces, room: _Room, job: Job) -> Outcome:
-    path, verb = job.photo, "read"
+    path = job.photo
     try:
-        data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+        data = sys.stdin.buffer.read() if path == STDIN else read_photo(path)
         with room.take(_pixels(data)):
             prediction = _predict(predictor, faces, job, data)
-            verb = "written"
             for view, path in job.pictures.items():
                 prediction.save(path, view)
             if job.record:
@@ -89,20 +96,35 @@ def _segment(predictor: Predictor, faces: Faces, room: _Room, job: Job) -> Outco
     except InputError as error:
         return Outcome(job, problem=str(error))
     except OSError as error:
-        return Outcome(job, problem=f"{path}: cannot be {verb} ({error.strerror or error})")
+        return Outcome(job, problem=f"{path}: cannot be written ({error.strerror or error})")
     small = sum(bool(face.problem) for face in prediction.faces)
     remark = f"{small} of {len(prediction.faces)} faces too small to be segmented"
     return Outcome(job, prediction.faces, remark if small else prediction.warning)
 
 
 def _predict(predictor: Predictor, faces: Faces, job: Job, data: bytes) -> Prediction:
+    name = str(job.photo)
     if faces != "whole" or set(job.pictures) - {View.MASK, View.SOFT}:
-        return predictor.predict(decode_rgb(data, str(job.photo)), faces)
-    # Nobody looks at the photograph itself: a large JPEG is decoded small.
-    square, geometry = decode_fitted(data, predictor.network.size, str(job.photo))
-    looks = [Look(None, PhotoFrame(geometry), predictor.network(square[None])[0])]
+        with _names_damage(name):
+            rgb = decode_rgb(data, name)
+        return predictor.predict(rgb, faces)
+    with _names_damage(name):  # nobody looks at the photograph: a large JPEG is decoded small
+        square, geometry = decode_fitted(data, predictor.network.size, name)
+    look = Look(None, PhotoFrame(geometry), predictor.network(square[None])[0])
     shape = (geometry.source_height, geometry.source_width)
-    return predictor.assemble(shape, looks, faces, None)
+    return predictor.assemble(shape, [look], faces, None)
+
+
+@contextmanager
+def _names_damage(name: str) -> Iterator[None]:
+    """Turn what a file's content can make a decoder raise into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except DECODER_ERRORS as error:
+        problem = f"cannot be decoded ({type(error).__name__}: {error})"
+        raise InputError(name, problem, "Give a JPEG, PNG or WebP file") from None
 
 
 def _pixels(data: bytes) -> float:
@@ -112,5 +134,5 @@ def _pixels(data: bytes) -> float:
             warnings.simplefilter("ignore")  # of Pillow, about large pictures: that is the point
             with Image.open(BytesIO(data)) as photo:
                 return float(photo.width * photo.height)
-    except (*PILLOW_ERRORS, Image.DecompressionBombError):
+    except (*DECODER_ERRORS, Image.DecompressionBombError):
         return 0.0  # decoding will name the damage
