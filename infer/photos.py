@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,7 +21,6 @@ STDIN = Path("-")
 _LEFTOVER = re.compile(
     r"\..+\.(?:png|jpe?g|webp|json|jsonl|csv|mp4|mov|mkv)\.([1-9]\d{0,8})\.tmp", re.DOTALL | re.I
 )
-_MOST_BYTES = 1 << 30
 _DEFAULT = Path("eye_segmentation_result")
 
 
@@ -77,26 +75,6 @@ def find_photos(inputs: Iterable[str], recursive: bool = False) -> dict[Path, Pa
             raise InputError(given, "does not exist", "Give a photo, a folder or a pattern")
         found |= dict.fromkeys(photos, Path())
     return found
-
-
-def read_photo(path: Path) -> bytes:
-    """Read a photograph's file.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, is no regular file (a pipe would wait for ever), or too large.
-    """
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise InputError(path, "is a folder, a pipe or a device", "Give a picture file")
-        if found.st_size > _MOST_BYTES:
-            raise InputError(path, f"has {found.st_size} bytes", f"Expected up to {_MOST_BYTES}")
-        return path.read_bytes()
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror or error})"
-        raise InputError(path, problem, "Check the path and its permissions") from None
 
 
 def plan(

@@ -15,8 +15,8 @@ from infer.faces import FaceFinder, FoundFace
 from infer.frame import LEAST_EYE_DISTANCE, FaceFrame, Frame, PhotoFrame, Plane
 from infer.network import Network, open_network
 from infer.output import Prediction
-from infer.photos import read_photo
 from preprocess.errors import InputError
+from preprocess.files import read_file
 from preprocess.image import RGB, Geometry, decode_rgb, from_pillow
 
 # "auto", "whole", or how many of the largest faces.
@@ -157,7 +157,7 @@ def _to_rgb(photo: Photo) -> RGB:
         return decode_rgb(photo, "photo")
     if isinstance(photo, Image.Image):
         return from_pillow(photo)
-    return decode_rgb(read_photo(Path(photo)), str(photo))
+    return decode_rgb(read_file(Path(photo)), str(photo))
 
 
 def _face(found: FoundFace, eyes: tuple[Eye, ...], problem: str = "") -> Face:

@@ -22,11 +22,11 @@ from PIL import Image
 from infer.eyes import Face
 from infer.frame import PhotoFrame
 from infer.output import Prediction, View
-from infer.photos import STDIN, Job, read_photo
+from infer.photos import STDIN, Job
 from infer.predictor import Faces, Look, Predictor
 from infer.record import to_line
 from preprocess.errors import InputError
-from preprocess.files import atomic_file
+from preprocess.files import atomic_file, read_file
 from preprocess.image import PILLOW_ERRORS, decode_fitted, decode_rgb
 from preprocess.runtime import usable_cores
 
@@ -84,7 +84,7 @@ class _Room:
 def _segment(predictor: Predictor, faces: Faces, room: _Room, job: Job) -> Outcome:
     path = job.photo
     try:
-        data = sys.stdin.buffer.read() if path == STDIN else read_photo(path)
+        data = sys.stdin.buffer.read() if path == STDIN else read_file(path)
         with room.take(_pixels(data)):
             prediction = _predict(predictor, faces, job, data)
             for view, path in job.pictures.items():

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from preprocess.errors import InputError
+
 T = TypeVar("T")
+_MOST_BYTES = 1 << 30
 
 
 @contextmanager
@@ -30,6 +34,27 @@ def atomic_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_file(path: Path, remedy: str = "Check the path and its permissions") -> bytes:
+    """Read a file of at most 1 GiB.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is no regular file (a pipe would wait for ever), or larger.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(path, "is a folder, a pipe or a device", "Give a regular file")
+        if found.st_size > _MOST_BYTES:
+            raise InputError(path, f"has {found.st_size} bytes", f"Expected up to {_MOST_BYTES}")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(path, "does not exist", remedy) from None
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror or error})", remedy) from None
 
 
 def file_sha256(path: Path) -> str:
