@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,51 +24,86 @@ except ImportError:
     raise InputError("video", "needs PyAV, which is not installed", remedy) from None
 
 _COPIED_SOUND = {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}  # what all three can hold
+_BACK = Fraction(1, 10)  # seconds: a packet so much earlier than the last one begins another file
 
 
 class File:
     """A video file: its frames upright, in order, and its sound."""
 
     ahead = 8  # frames that may be read while others are segmented
+    ended_by: tuple[type[BaseException], ...] = ()
 
     def __init__(self, path: Path) -> None:
+        remedy = "Give a video file; playlists and addresses are not followed"
+        options = {"protocol_whitelist": "none"}
+        self._open = ExitStack()
         try:
-            self._container = av.open(str(path))
+            # Python opens the file, so that a name is never an address, and FFmpeg no other file.
+            file = self._open.enter_context(path.open("rb"))
+            opened = av.open(file, options=options, metadata_errors="replace")
+            self._container = self._open.enter_context(opened)
             self._video = self._container.streams.video[0]
+            if self._video.codec_context is None or not self._video.time_base:
+                raise IndexError
         except (av.FFmpegError, OSError, IndexError) as error:
             reason = getattr(error, "strerror", None) or "no video in it"
-            raise InputError(path, f"cannot be read ({reason})", "Give a video file") from None
+            self._open.close()
+            raise InputError(path, f"cannot be read ({reason})", remedy) from None
         self.name = path.name
         self._video.thread_type = "AUTO"
         self.rate = self._video.average_rate or Fraction(25)
         self.time_base = self._video.time_base
         self.count = self._video.frames or None
-        sounds = list(self._container.streams.audio)
-        self.sounds = [s for s in sounds if s.codec_context.name in _COPIED_SOUND]
+        sounds = self._container.streams.audio
+        names = [sound.codec_context.name if sound.codec_context else "" for sound in sounds]
+        self.sounds = [s for s, name in zip(sounds, names, strict=True) if name in _COPIED_SOUND]
         self.lost_sounds = len(sounds) - len(self.sounds)
 
     def frames(self, copy_sound: Any) -> Iterator[tuple[RGB, int]]:
         """Yield frames, H x W x 3 uint8, and times; sound between them goes to `copy_sound`."""
-        last = -1
-        for packet in self._container.demux([self._video, *self.sounds]):
+        step = max(1, round(1 / (self.rate * self.time_base)))  # from a frame to the next
+        last = None
+        for packet in self._in_order():
             if packet.stream.type == "audio":
                 copy_sound(packet)
                 continue
             for frame in packet.decode():
                 rgb = frame.to_ndarray(format="rgb24")
                 turns = round(getattr(frame, "rotation", 0) / 90) % 4
-                last = frame.pts if frame.pts is not None and frame.pts > last else last + 1
+                if last is None:
+                    last = frame.pts or 0
+                elif frame.pts is None:
+                    last += step
+                else:
+                    last = max(last + 1, frame.pts)
                 yield np.ascontiguousarray(np.rot90(rgb, turns)), last
+
+    def _in_order(self) -> Iterator[Any]:
+        """Yield packets; if time starts again, as in joined files, it goes on instead."""
+        ends: dict[int, Fraction] = {}
+        shift = Fraction(0)
+        for packet in self._container.demux([self._video, *self.sounds]):
+            if packet.dts is not None:
+                unit, stream = packet.time_base, packet.stream.index
+                end = ends.get(stream, packet.dts * unit + shift)
+                if packet.dts * unit + shift < end - _BACK:
+                    shift = end - packet.dts * unit
+                packet.dts += round(shift / unit)
+                if packet.pts is not None:
+                    packet.pts += round(shift / unit)
+                ends[stream] = (packet.dts + (packet.duration or 0)) * unit
+            yield packet
 
     def close(self) -> None:
         """Close the file."""
-        self._container.close()
+        self._open.close()
 
 
 class Webcam:
     """A webcam, until the user interrupts; otherwise as `File`."""
 
     ahead = 1  # it waits for no one
+    ended_by = (KeyboardInterrupt,)
     rate, time_base = Fraction(30), Fraction(1, 1000)
     count, lost_sounds = None, 0
     sounds: tuple[Any, ...] = ()
@@ -80,17 +115,14 @@ class Webcam:
             raise InputError(f"--webcam {number}", "cannot be opened", "Check number and rights")
 
     def frames(self, _: Any) -> Iterator[tuple[RGB, int]]:
-        """Yield what the camera sees, until Ctrl-C."""
+        """Yield what the camera sees."""
         started, last = time.monotonic(), -1
-        try:
-            while True:
-                there, bgr = self._capture.read()
-                if not there:
-                    return
-                last = max(last + 1, round((time.monotonic() - started) * 1000))
-                yield np.ascontiguousarray(bgr[..., ::-1]), last
-        except KeyboardInterrupt:
-            return
+        while True:
+            there, bgr = self._capture.read()
+            if not there:
+                return
+            last = max(last + 1, round((time.monotonic() - started) * 1000))
+            yield np.ascontiguousarray(bgr[..., ::-1]), last
 
     def close(self) -> None:
         """Let go of the camera."""

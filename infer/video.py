@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -106,6 +106,7 @@ def _segment_frames(
         ThreadPoolExecutor(1) as pool,  # frame after frame: it follows faces
         ThreadPoolExecutor(1) as encoder,
         tqdm(total=reader.count, unit="frame", desc="video", disable=None) as bar,
+        suppress(*reader.ended_by),
     ):
         while True:
             while len(ahead) < reader.ahead and (frame := next(frames, None)):
@@ -128,7 +129,7 @@ def _segment_frames(
                 encoding.result()
             encoding = encoder.submit(encode, prediction, pts)
             bar.update()
-        if encoding:
-            encoding.result()
+    if encoding:
+        encoding.result()
     speed = count / (time.perf_counter() - started)
     return VideoReport(count, with_eyes, speed, reader.lost_sounds)

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,37 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
         levels = np.asarray(picture)
     assert set(np.unique(levels).tolist()) <= {0, 255}
     return levels > 0
+
+
+def write_clip(
+    path: Path,
+    picture: npt.NDArray[np.uint8],
+    *,
+    sound: bool = True,
+    coding: str = "aac",
+    layout: str = "fltp",
+) -> None:
+    """Pan over a picture for two seconds (20 frames), with a tone."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=10)
+        video.width, video.height, video.pix_fmt = 320, 240, "yuv420p"
+        audio = container.add_stream(coding, rate=44100) if sound else None
+        for number in range(20):
+            frame = np.ascontiguousarray(picture[40:280, 20 + 2 * number :][:, :320])
+            for packet in video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+                container.mux(packet)
+        for packet in video.encode():
+            container.mux(packet)
+        if audio:
+            samples = np.sin(np.arange(2 * 44100) * 0.06).astype(np.float32)
+            for at in range(0, len(samples) - 1024, 1024):
+                part = samples[None, at : at + 1024]
+                part = part if layout == "fltp" else (part * 30000).astype(np.int16)
+                tone = av.AudioFrame.from_ndarray(part, layout, "mono")
+                tone.sample_rate, tone.pts, tone.time_base = 44100, at, Fraction(1, 44100)
+                for packet in audio.encode(tone):
+                    container.mux(packet)
+            for packet in audio.encode():
+                container.mux(packet)

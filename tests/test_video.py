@@ -2,13 +2,12 @@
 
 import json
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from common import call, fails
+from common import call, fails, write_clip
 
 from infer.cli import main
 from infer.faces import FoundFace
@@ -18,34 +17,7 @@ from infer.predictor import Look
 from preprocess.image import RGB, decode_rgb
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
-FRAMES, RATE = 20, 10
-
-
-def write_clip(
-    path: Path, picture: RGB, *, sound: bool = True, coding: str = "aac", layout: str = "fltp"
-) -> None:
-    """Pan over a picture for two seconds, with a tone."""
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=RATE)
-        video.width, video.height, video.pix_fmt = 320, 240, "yuv420p"
-        audio = container.add_stream(coding, rate=44100) if sound else None
-        for number in range(FRAMES):
-            frame = np.ascontiguousarray(picture[40:280, 20 + 2 * number :][:, :320])
-            for packet in video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
-                container.mux(packet)
-        for packet in video.encode():
-            container.mux(packet)
-        if audio:
-            samples = np.sin(np.arange(2 * 44100) * 0.06).astype(np.float32)
-            for at in range(0, len(samples) - 1024, 1024):
-                part = samples[None, at : at + 1024]
-                part = part if layout == "fltp" else (part * 30000).astype(np.int16)
-                tone = av.AudioFrame.from_ndarray(part, layout, "mono")
-                tone.sample_rate, tone.pts, tone.time_base = 44100, at, Fraction(1, 44100)
-                for packet in audio.encode(tone):
-                    container.mux(packet)
-            for packet in audio.encode():
-                container.mux(packet)
+FRAMES = 20
 
 
 @pytest.fixture(scope="module")

@@ -130,8 +130,8 @@ def test_nan_in_an_answer_is_an_error_and_not_no_eye(tmp_path: Path) -> None:
     assert not (tmp_path / "y.png").exists()
 
 
-def test_nan_out_of_torch_is_an_error_too(face_model: Path) -> None:
-    predictor = Predictor.from_checkpoint(face_model, "cpu")
+def test_nan_out_of_torch_is_an_error_too() -> None:
+    predictor = Predictor.from_checkpoint(BUNDLED.with_suffix(".safetensors"), "cpu")
     network: Any = predictor.network
     for parameter in network._model.parameters():
         parameter.data.fill_(float("nan"))
