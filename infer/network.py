@@ -111,7 +111,8 @@ def open_session(path: Path, threads: int, remedy: str, sha256: str | None = Non
             raise ValueError("it differs from the checksum that was published with it")
         if b"location" in data:  # the key by which ONNX names another file
             raise ValueError("it keeps weights in another file")
-        return onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+        provider = ["CPUExecutionProvider"]  # and no second try, which would be announced
+        return onnxruntime.InferenceSession(data, options, provider, enable_fallback=0)
     except _runtime_errors() as error:
         raise InputError(
             path, f"cannot be read as a model ({_first_line(error)})", remedy

@@ -117,6 +117,16 @@ def test_a_network_that_is_not_as_exported_is_refused_before_any_photograph(
     assert len(str(found.value)) < 400
 
 
+def test_a_name_that_is_no_text_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = save(model(), tmp_path / "own.onnx")
+    path.write_bytes(path.read_bytes().replace(b"images", b"im\xe1ges"))
+    with pytest.raises(InputError, match=r"own\.onnx: "):
+        OnnxNetwork(path)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_nan_in_an_answer_is_an_error_and_not_no_eye(tmp_path: Path) -> None:
     """The mean is divided by itself: only black pixels give NaN, so that the file opens."""
     made = model()

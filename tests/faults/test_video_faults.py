@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from common import call, fails, write_clip
+from common import Blind, call, fails, write_clip
 
 from infer import Predictor
 from infer.cli import main
@@ -17,15 +16,6 @@ from preprocess.image import RGB
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 GREY = np.full((400, 400, 3), 90, np.uint8)
-
-
-class Blind:
-    """A network that sees nothing, at once."""
-
-    size, stride, threshold = 32, 32, 0.5
-
-    def __call__(self, images: RGB) -> npt.NDArray[np.float32]:
-        return np.zeros(images.shape[:3], np.float32)
 
 
 @pytest.fixture(autouse=True)
