@@ -92,13 +92,15 @@ def photos(
     if not (images or more):
         raise InputError("--image", "is not given", "Give a photo, a folder or a pattern")
     from infer.output import View
-    from infer.photos import find_photos, plan, remove_leftovers
+    from infer.photos import check_results, find_photos, plan, remove_leftovers
 
     found = find_photos([*images, *more], recursive)
     drawn = [View(name) for name in dict.fromkeys(views or ["panel"])]
     jobs = plan(found, output, drawn, json=common["json"], overwrite=common["overwrite"],
                 skip_existing=skip_existing)  # fmt: skip
-    remove_leftovers(path for job in jobs for path in job.results)
+    tables = [table] if table else []
+    check_results(found, tables, overwrite=True)
+    remove_leftovers([*tables, *(path for job in jobs for path in job.results)])
     failures = _run(jobs, table, **common)
     if len(found) > len(jobs):
         click.echo(f"{len(found) - len(jobs)} photos had their results already")
@@ -157,8 +159,6 @@ def clip(
         raise InputError("--write", problem, "Give panel, overlay or mask")
     if bool(source) == (webcam is not None):
         raise InputError("video", "takes a file or --webcam", "Give one of them")
-    if source and not source.is_file():
-        raise InputError(source, "does not exist", "Give a video file")
     if output is None:
         output = source.with_name(f"{source.stem}_eyes.mp4") if source else Path("webcam_eyes.mp4")
     record = output.with_suffix(".jsonl") if json else None

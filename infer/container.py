@@ -35,6 +35,8 @@ class File:
 
     def __init__(self, path: Path) -> None:
         remedy = "Give a video file; playlists and addresses are not followed"
+        if not path.is_file():
+            raise InputError(path, "does not exist, or is no regular file", remedy)
         options = {"protocol_whitelist": "none"}
         self._open = ExitStack()
         try:

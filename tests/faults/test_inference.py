@@ -133,6 +133,13 @@ def test_whatever_a_decoder_raises_the_others_are_done(
     assert pictures(out) == {"aa_eyes.png", "zz_eyes.png"}
 
 
+def test_a_table_never_replaces_a_photograph(folder: Path, tmp_path: Path) -> None:
+    before = (folder / "aa.jpg").read_bytes()
+    words = ("--image", folder, "--output", tmp_path / "out", "--csv", folder / "aa.jpg")
+    common.fails(call(*words, "--overwrite"), "aa.jpg: is what is to be segmented")
+    assert (folder / "aa.jpg").read_bytes() == before
+
+
 def test_a_number_of_five_thousand_digits_is_no_number_of_faces(photo: Path) -> None:
     common.fails(call("--image", photo, "--faces", "9" * 5000), "--faces: is '999")
 
