@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -143,6 +147,24 @@ def test_files_that_refer_to_others_are_not_followed(clip: Path, tmp_path: Path)
             done = call(main, "video", tmp_path / name, "--output", tmp_path / "out.mkv")
             fails(done, f"{name}: cannot be read", "playlists and addresses are not followed")
     assert not (tmp_path / "out.mkv").exists()
+
+
+def test_ctrl_c_leaves_nothing_of_a_video(tmp_path: Path) -> None:
+    wide = np.full((120, 1400, 3), 90, np.uint8)
+    write_clip(tmp_path / "long.mkv", wide, frames=600, width=64, height=48, sound=False)
+    words = [sys.executable, "-m", "infer", "video", str(tmp_path / "long.mkv"), "--faces", "whole"]
+    run = subprocess.Popen([*words, "--json"], stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not any(tmp_path.glob(".*.mp4.*.tmp")):
+        assert run.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    time.sleep(0.5)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert said.splitlines() == ["Interrupted. What was finished is kept."]
+    assert [path.name for path in tmp_path.iterdir()] == ["long.mkv"]
 
 
 class Camera:
