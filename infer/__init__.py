@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from preprocess import __version__
 
 if TYPE_CHECKING:
-    from infer.predictor import Prediction, Predictor
+    from infer.output import Prediction
+    from infer.predictor import Predictor
 
 __all__ = ["Prediction", "Predictor", "__version__"]
 

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from preprocess.command import HELP, VERSION, DefaultsTo, reports_errors
+from preprocess.command import HELP, VERSION, DefaultsTo, one_line, reports_errors
 from preprocess.errors import InputError
 
 PATH = click.Path(path_type=Path)
-MODEL = click.option("--model", type=PATH, help="Model of `train`: .onnx, .pth or .safetensors.  "
-                     "[default: the weights in the package]")  # fmt: skip
-FACES = click.option("--faces", default="auto", metavar="auto|whole|N",
-                     help="auto: every face, or the whole picture if it looks like one; "
-                          "N: the N largest.")  # fmt: skip
-DEVICE = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
-JSON = click.option("--json", is_flag=True, help="Also write faces and eyes as JSON.")
-OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace results that exist.")
-VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say how the process is tuned.")
-TUNE = click.option("--tune/--no-tune", default=True,
-                    help="Keep freed memory, let OpenMP threads sleep.")  # fmt: skip
-_SECONDS = 5.0  # between lines of progress, without a terminal
+COMMON = (
+    click.option("--model", type=PATH, help="Model of `train`: .onnx, .pth or .safetensors.  "
+                 "[default: the weights in the package]"),
+    click.option("--faces", default="auto", metavar="auto|whole|N",
+                 help="auto: every face, or the whole picture if it looks like one; "
+                      "N: the N largest."),
+    click.option("--json", is_flag=True, help="Also write faces and eyes as JSON."),
+    click.option("--overwrite", is_flag=True, help="Replace results that exist."),
+    click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
+    click.option("--tune/--no-tune", default=True,
+                 help="Keep freed memory, let OpenMP threads sleep."),
+    click.option("-v", "--verbose", is_flag=True, help="Say how the process is tuned."),
+)  # fmt: skip
+
+
+_SECONDS = 5.0  # between lines of progress
+
+
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that photos and videos share."""
+    for option in reversed(COMMON):
+        command = option(command)
+    return command
 
 
 @click.group(cls=DefaultsTo, default="photos", context_settings=HELP)
@@ -41,31 +54,24 @@ def main() -> None:
               help="File, folder, pattern, or - for standard input; may be repeated.")  # fmt: skip
 @click.argument("more", nargs=-1, metavar="[PHOTO]...")
 @click.option("--recursive", is_flag=True, help="Look into the folders of folders, too.")
-@MODEL
 @click.option("--output", type=PATH, help="File for one photo, folder for several.  [default: "
               "eye_segmentation_result.png, or a folder eye_segmentation_result]")  # fmt: skip
-@FACES
 @click.option("--write", "views", multiple=True,
               type=click.Choice(["panel", "overlay", "mask", "soft", "cutout", "eyes"]),
               help="What to write; may be repeated.  [default: panel]")  # fmt: skip
 @click.option("--overlay", is_flag=True, help="Same as --write overlay: photo | overlay.")
 @click.option("--mask-only", is_flag=True, help="Same as --write mask, at the photo's own size.")
-@JSON
 @click.option("--csv", "table", type=PATH, help="Write a table, too: a row for each eye.")
-@OVERWRITE
 @click.option("--skip-existing", is_flag=True, help="Leave out photos whose results exist.")
 @click.option("--video", type=PATH, hidden=True)
 @click.option("--webcam", type=int, hidden=True)
-@DEVICE
-@TUNE
-@VERBOSE
+@_common
 @click.pass_context
 @reports_errors
 def photos(
-    context: click.Context, images: tuple[str, ...], more: tuple[str, ...], recursive: bool,
-    model: Path | None, output: Path | None, faces: str, views: tuple[str, ...], overlay: bool,
-    mask_only: bool, json: bool, table: Path | None, overwrite: bool, skip_existing: bool,
-    video: Path | None, webcam: int | None, device: str, tune: bool, verbose: bool,
+    context: click.Context, /, images: tuple[str, ...], more: tuple[str, ...], recursive: bool,
+    output: Path | None, views: tuple[str, ...], overlay: bool, mask_only: bool,
+    table: Path | None, skip_existing: bool, video: Path | None, webcam: int | None, **common: Any,
 ) -> None:  # fmt: skip
     """Cut out the eyes of photographs: every face, every eye, at the photo's own resolution.
 
@@ -76,84 +82,76 @@ def photos(
     """
     if overlay and mask_only:
         raise InputError("--overlay", "is given together with --mask-only", "Choose one")
-    wanted = [*views, *(["overlay"] if overlay else []), *(["mask"] if mask_only else [])]
+    views += ("overlay",) * overlay + ("mask",) * mask_only
     if video or webcam is not None:  # as before there was a command for it
-        if images or more or len(wanted) > 1:
+        if images or more or len(views) > 1:
             raise InputError("--video", "is given together with something else", "Give one")
-        context.invoke(
-            clip, source=video, webcam=webcam, model=model, output=output, faces=faces,
-            view=wanted[0] if wanted else "overlay", smooth=0.5, json=json, overwrite=overwrite,
-            device=device, tune=tune, verbose=verbose,
-        )  # fmt: skip
+        view = views[0] if views else "overlay"
+        context.invoke(clip, source=video, webcam=webcam, output=output, view=view, **common)
         return
     if not (images or more):
         raise InputError("--image", "is not given", "Give a photo, a folder or a pattern")
-    _tune(tune, verbose)
     from infer.output import View
-    from infer.photos import find_photos, plan
+    from infer.photos import check_results, find_photos, plan, remove_leftovers
 
-    drawn = [View(name) for name in dict.fromkeys(wanted or ["panel"])]
     found = find_photos([*images, *more], recursive)
-    jobs = plan(found, output, drawn, json=json, overwrite=overwrite, skip_existing=skip_existing)
-    count = _faces(faces)
-    predictor = _predictor(model, device, threads=0 if len(jobs) == 1 else 1)
-    failures = _run(predictor, jobs, count, table)
+    drawn = [View(name) for name in dict.fromkeys(views or ["panel"])]
+    jobs = plan(found, output, drawn, json=common["json"], overwrite=common["overwrite"],
+                skip_existing=skip_existing)  # fmt: skip
+    tables = [table] if table else []
+    check_results(found, tables, overwrite=True)
+    remove_leftovers([*tables, *(path for job in jobs for path in job.results)])
+    failures = _run(jobs, table, **common)
     if len(found) > len(jobs):
         click.echo(f"{len(found) - len(jobs)} photos had their results already")
     if failures:
         raise SystemExit(2)
 
 
-def _run(predictor: Any, jobs: list[Any], faces: str | int, table: Path | None) -> int:
+def _run(jobs: list[Any], table: Path | None, faces: str, **common: Any) -> int:
     """Segment, report, and return how many photographs failed."""
+    number = _faces(faces)
+    predictor = _predictor(threads=0 if len(jobs) == 1 else 1, **common)
     from infer.record import save_table
-    from infer.run import Failure, run
+    from infer.run import run
 
-    done, rows, failures, said = 0, [], 0, time.monotonic()
-    number_of_faces = eyes = 0
-    for outcome in run(predictor, jobs, faces):
-        done += 1
-        if isinstance(outcome, Failure):
-            failures += 1
-            click.echo(f"Error: {outcome.problem}", err=True)
+    done, said = [], time.monotonic()
+    for count, outcome in enumerate(run(predictor, jobs, number), start=1):
+        if outcome.problem:
+            click.echo(f"Error: {one_line(outcome.problem)}", err=True)
             continue
-        number_of_faces, eyes = number_of_faces + len(outcome.faces), eyes + outcome.eyes
-        rows.append((str(outcome.job.photo), outcome.faces))
+        done.append((str(outcome.job.photo), outcome.faces))
         if outcome.warning:
-            click.echo(f"{outcome.job.photo}: {outcome.warning}", err=True)
+            click.echo(one_line(f"{outcome.job.photo}: {outcome.warning}"), err=True)
         if len(jobs) > 1 and time.monotonic() - said > _SECONDS:
             said = time.monotonic()
-            click.echo(f"{done} of {len(jobs)} photos", err=True)
+            click.echo(f"{count} of {len(jobs)} photos", err=True)
     if table:
-        save_table(rows, table)
-    found = f"{eyes} eye(s) in {number_of_faces} face(s)"
+        save_table(done, table)
+    faces_found = [face for _, found in done for face in found]
+    eyes = sum(len(face.eyes) for face in faces_found)
+    found_here, failures = f"{eyes} eye(s) in {len(faces_found)} face(s)", len(jobs) - len(done)
     if len(jobs) > 1:
-        place = jobs[0].results[0].parent
         failed = f", {failures} failed" if failures else ""
-        click.echo(f"{place}: {done - failures} photos, {found}{failed}")
-    elif jobs and not failures:
-        click.echo(f"{', '.join(map(str, jobs[0].results))}: {found}")
+        place = one_line(jobs[0].results[0].parent)
+        click.echo(f"{place}: {len(done)} photos, {found_here}{failed}")
+    elif done:
+        click.echo(f"{one_line(', '.join(map(str, jobs[0].results)))}: {found_here}")
     return failures
 
 
 @main.command("video")
 @click.argument("source", type=PATH, required=False)
 @click.option("--webcam", type=int, help="A webcam instead of a file, until Ctrl-C.")
-@MODEL
 @click.option("--output", type=PATH, help="Ends in .mp4, .mov or .mkv.  [default: NAME_eyes.mp4]")
-@FACES
 @click.option("--write", "view", type=click.Choice(["panel", "overlay", "mask", "soft", "cutout"]),
               default="overlay", help="What each frame shows.")  # fmt: skip
 @click.option("--smooth", default=0.5, help="Share of the past in each frame, against flicker.")
-@JSON
-@OVERWRITE
-@DEVICE
-@TUNE
-@VERBOSE
+@_common
 @reports_errors
 def clip(
-    source: Path | None, webcam: int | None, model: Path | None, output: Path | None, faces: str,
-    view: str, smooth: float, json: bool, overwrite: bool, device: str, tune: bool, verbose: bool,
+    source: Path | None, webcam: int | None, output: Path | None, view: str, faces: str,
+    json: bool, overwrite: bool, smooth: float, **common: Any,
 ) -> None:  # fmt: skip
     """Cut out the eyes of a video: every frame, the sound kept; --json writes a line a frame."""
     if view in {"soft", "cutout"}:
@@ -161,52 +159,45 @@ def clip(
         raise InputError("--write", problem, "Give panel, overlay or mask")
     if bool(source) == (webcam is not None):
         raise InputError("video", "takes a file or --webcam", "Give one of them")
-    if source and not source.is_file():
-        raise InputError(source, "does not exist", "Give a video file")
     if output is None:
         output = source.with_name(f"{source.stem}_eyes.mp4") if source else Path("webcam_eyes.mp4")
     record = output.with_suffix(".jsonl") if json else None
-    for path in (output, record):
-        if path and path.exists() and not overwrite:
-            raise InputError(path, "exists already", "Add --overwrite, or give another --output")
-    if source and output.resolve() == source.resolve():
-        raise InputError(output, "is the video itself", "Give another --output")
-    _tune(tune, verbose)
     from infer.output import View
+    from infer.photos import check_results, remove_leftovers
     from infer.video import segment_video
 
+    results = [output, *([record] if record else [])]
+    check_results([source] if source else [], results, overwrite)
+    remove_leftovers(results)
+    number = _faces(faces)
     report = segment_video(
-        _predictor(model, device, threads=1), source or webcam or 0, output, view=View(view),
-        faces=_faces(faces), smooth=smooth, record=record,
+        _predictor(threads=1, **common), source or webcam or 0, output, view=View(view),
+        faces=number, smooth=smooth, record=record,
     )  # fmt: skip
+    place = one_line(output)
     if report.lost_sounds:
-        click.echo(f"{output}: {report.lost_sounds} sound track(s) left out: their coding cannot "
+        click.echo(f"{place}: {report.lost_sounds} sound track(s) left out: their coding cannot "
                    "be copied; convert the sound to AAC first", err=True)  # fmt: skip
     click.echo(
-        f"{output}: {report.frames} frames, eyes in {report.with_eyes}, "
+        f"{place}: {report.frames} frames, eyes in {report.with_eyes}, "
         f"{report.frames_per_second:.1f} frames/s"
     )
 
 
-def _tune(tune: bool, verbose: bool) -> None:
+def _predictor(
+    threads: int, model: Path | None, device: str, tune: bool, verbose: bool, **_: Any
+) -> Any:
     from preprocess.runtime import tune_process
 
     said = tune_process(tune)
     if verbose:
         print(said, file=sys.stderr)
-
-
-def _predictor(model: Path | None, device: str, threads: int) -> Any:
     from infer.predictor import Predictor
 
-    if model:
-        return Predictor.from_checkpoint(model, device, threads)
-    return Predictor.bundled(device, threads)
+    return Predictor.from_checkpoint(model, device, threads)
 
 
 def _faces(text: str) -> str | int:
-    if text in {"auto", "whole"}:
-        return text
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
+    if not re.fullmatch("auto|whole|0*[1-9][0-9]{0,8}", text):
         raise InputError("--faces", f"is {text!r}", "Expected auto, whole or a number above 0")
-    return int(text)
+    return text if text.isalpha() else int(text)

@@ -9,75 +9,41 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from infer.frame import Floats, Plane
+
+Mask = npt.NDArray[np.bool_]
 Point = tuple[float, float]
-Box = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]  # x and y of the corner, width, height
 Side = Literal["right", "left"]
 _LEAST_SHARE = 0.1  # of the largest blob of an eye: what is smaller is not counted to it
 
 
 @dataclass(frozen=True)
 class Eye:
-    """One eye, in pixels of the photograph ((0, 0) is the corner of the corner pixel).
+    """One eye, in pixels of the photograph ((0, 0) is the corner of the corner pixel)."""
 
-    Attributes
-    ----------
-    side
-        The subject's own: "right" is on the viewer's left in an upright face.
-    box
-        x and y of the corner, width, height.
-    centre
-        Centre of mass, x and y.
-    area
-        Number of pixels.
-    contour
-        Outline of the largest part, x and y of its corners, clockwise.
-    openness
-        Height over width, both along the face's own axes, 0 closed.
-    probability
-        Mean over the eye's pixels, 0..1.
-    """
-
-    side: Side
+    side: Side  # the subject's own: "right" is on the viewer's left in an upright face
     box: Box
-    centre: Point
-    area: int
-    contour: tuple[Point, ...]
-    openness: float
-    probability: float
+    centre: Point  # of mass
+    area: int  # number of pixels
+    contour: tuple[Point, ...]  # of the largest part, clockwise
+    openness: float  # height over width, both along the face's own axes, 0 closed
+    probability: float  # mean over the eye's pixels, 0..1
 
 
 @dataclass(frozen=True)
 class Face:
-    """One face and its eyes.
-
-    Attributes
-    ----------
-    box
-        x and y of the corner, width, height, in pixels of the photograph.
-    landmarks
-        Five points: the subject's right eye, left eye, nose, right and left corner of the mouth;
-        empty where the whole picture was taken for a face.
-    score
-        The finder's, 0..1; None where the whole picture was taken for a face.
-    eyes
-        The eyes that were segmented: two, one or none; the right one first.
-    problem
-        Why a face was not segmented; empty where it was.
-    """
+    """One face and its eyes; no landmarks and no score if the whole picture was taken for it."""
 
     box: Box
-    landmarks: tuple[Point, ...]
-    score: float | None
-    eyes: tuple[Eye, ...]
-    problem: str = ""
+    landmarks: tuple[Point, ...]  # the subject's right eye, left eye, nose, corners of the mouth
+    score: float | None  # the finder's, 0..1
+    eyes: tuple[Eye, ...]  # two, one or none; the right one first
+    problem: str = ""  # why the face was not segmented
 
 
 def measure_eyes(
-    probability: npt.NDArray[np.float32],
-    threshold: float,
-    corner: tuple[int, int],
-    matrix: npt.NDArray[np.float64],
-    size: float,
+    probability: Plane, threshold: float, corner: tuple[int, int], matrix: Floats, size: float
 ) -> tuple[Eye, ...]:
     """Measure the eyes of one face.
 
@@ -94,59 +60,49 @@ def measure_eyes(
     size
         Side of that square: what is in its left half is the subject's right eye.
     """
-    mask = (probability >= threshold).view(np.uint8)
-    left, top, width, height = cv2.boundingRect(mask)
-    if not width:
-        return ()
     # From here on the part with eyes in it, a hundredth of most photographs.
-    part = np.s_[top : top + height, left : left + width]
-    probability, corner = probability[part], (corner[0] + left, corner[1] + top)
-    _, labels, rows, centres = cv2.connectedComponentsWithStats(mask[part])
+    on, probability, corner = _crop(probability >= threshold, probability, corner)
+    if not on.size:
+        return ()
+    _, labels, rows, centres = cv2.connectedComponentsWithStats(on.view(np.uint8))
+    areas = rows[1:, cv2.CC_STAT_AREA]
     places = (centres[1:] + 0.5 + corner) @ matrix[0, :2] + matrix[0, 2]
+    sides: tuple[tuple[Side, Mask], ...] = (
+        ("right", places < size / 2), ("left", places >= size / 2)
+    )  # fmt: skip
     eyes = []
-    for side, chosen in (("right", places < size / 2), ("left", places >= size / 2)):
-        numbers = np.flatnonzero(chosen) + 1
-        if not len(numbers):
-            continue
-        areas = rows[numbers, cv2.CC_STAT_AREA]
-        numbers = numbers[areas >= _LEAST_SHARE * areas.max()]
-        eyes.append(_measure(side, labels, numbers, rows[numbers], probability, corner, matrix))  # type: ignore[arg-type]
+    for side, there in sides:
+        if there.any():
+            chosen = there & (areas >= _LEAST_SHARE * areas[there].max())
+            part = np.append(False, chosen)[labels]
+            eyes.append(_measure(side, *_crop(part, probability, corner), matrix))
     return tuple(eyes)
 
 
+def _crop(
+    on: Mask, probability: Plane, corner: tuple[int, int]
+) -> tuple[Mask, Plane, tuple[int, int]]:
+    """Keep what is around the pixels that are on."""
+    x, y, width, height = cv2.boundingRect(on.view(np.uint8))
+    part = np.s_[y : y + height, x : x + width]
+    return on[part], probability[part], (corner[0] + x, corner[1] + y)
+
+
 def _measure(
-    side: Side,
-    labels: npt.NDArray[np.int32],
-    numbers: npt.NDArray[np.int64],
-    rows: npt.NDArray[np.int32],
-    probability: npt.NDArray[np.float32],
-    corner: tuple[int, int],
-    matrix: npt.NDArray[np.float64],
+    side: Side, on: Mask, probability: Plane, corner: tuple[int, int], matrix: Floats
 ) -> Eye:
-    left, top = (int(rows[:, stat].min()) for stat in (cv2.CC_STAT_LEFT, cv2.CC_STAT_TOP))
-    right, bottom = (
-        int((rows[:, low] + rows[:, length]).max())
-        for low, length in (
-            (cv2.CC_STAT_LEFT, cv2.CC_STAT_WIDTH), (cv2.CC_STAT_TOP, cv2.CC_STAT_HEIGHT)
-        )
-    )  # fmt: skip
-    part = np.s_[top:bottom, left:right]
-    corner = (corner[0] + left, corner[1] + top)
-    chosen = np.zeros(int(labels.max()) + 1, np.bool_)
-    chosen[numbers] = True
-    on = chosen[labels[part]]
     y, x = np.nonzero(on)
     ends = np.stack([x + corner[0] + 0.5, y + corner[1] + 0.5], axis=-1) @ matrix[:, :2].T
     pixel = float(np.hypot(matrix[0, 0], matrix[0, 1]))  # its side, along the face's axes
     width, height = np.ptp(ends, axis=0) + pixel
     contours, _ = cv2.findContours(on.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    outline = max(contours, key=cv2.contourArea)[:, 0]
+    outline = max(contours, key=cv2.contourArea)[:, 0] + corner + 0.5
     return Eye(
         side=side,
-        box=(float(corner[0]), float(corner[1]), float(right - left), float(bottom - top)),
+        box=(float(corner[0]), float(corner[1]), float(on.shape[1]), float(on.shape[0])),
         centre=(float(x.mean() + corner[0] + 0.5), float(y.mean() + corner[1] + 0.5)),
         area=len(x),
-        contour=tuple((float(a + corner[0]) + 0.5, float(b + corner[1]) + 0.5) for a, b in outline),
+        contour=tuple((float(a), float(b)) for a, b in outline),
         openness=float(height / width),
-        probability=float(probability[part][on].mean()),
-    )  # fmt: skip
+        probability=float(probability[on].mean()),
+    )

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.errors import InputError
+from infer.eyes import Box
+from infer.network import open_session
 from preprocess.image import RGB
 
 Floats = npt.NDArray[np.float32]
@@ -34,21 +35,11 @@ _CLEAR = 40.0  # pixels of the shrunk picture: if all faces are larger, no small
 
 @dataclass(frozen=True)
 class FoundFace:
-    """A face as the finder sees it, in pixels of the photograph.
+    """A face as the finder sees it, in pixels of the photograph."""
 
-    Attributes
-    ----------
-    box
-        x and y of the corner, width, height.
-    landmarks
-        5 x 2: eyes (the one on the viewer's left first), nose, corners of the mouth.
-    score
-        0..1.
-    """
-
-    box: tuple[float, float, float, float]
-    landmarks: Floats
-    score: float
+    box: Box
+    landmarks: Floats  # 5 x 2: eyes (viewer's left first), nose, corners of the mouth
+    score: float  # 0..1
 
 
 class FaceFinder:
@@ -65,13 +56,7 @@ class FaceFinder:
 
     @cached_property
     def _session(self) -> Any:
-        import onnxruntime
-
-        if not PATH.is_file():
-            raise InputError(PATH, "is missing", "Install the package again, or --faces whole")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = self._threads, 4
-        return onnxruntime.InferenceSession(str(PATH), options, ["CPUExecutionProvider"])
+        return open_session(PATH, self._threads, "Install the package again")
 
     def find(self, rgb: RGB) -> list[FoundFace]:
         """Find the faces of a photograph, the best first.
@@ -84,18 +69,14 @@ class FaceFinder:
             H x W x 3, uint8, RGB, upright.
         """
         longest, before = max(rgb.shape[:2]), 0.0
-        looks: list[tuple[Floats, Floats, Floats]] = []
+        seen: list[FoundFace] = []
         faces: list[FoundFace] = []
         for side in _LOOKS:
             if min(side, longest) <= _NEARLY * before:
                 break
             before = min(side, longest)
-            looks.append(self._look(rgb, before / longest))
-            boxes, points, scores = (np.concatenate(part) for part in zip(*looks, strict=True))
-            found = [
-                FoundFace(_box(boxes[n]), points[n], float(scores[n]))
-                for n in _without_repetitions(boxes, scores)
-            ]
+            seen += self._look(rgb, before / longest)
+            found = _without_repetitions(seen)
             faces = [face for face in found if face.score > _FACE]
             # Something small, even if it is only perhaps a face, suggests that others were missed.
             smallest = min((max(face.box[2:]) for face in found), default=0.0)
@@ -103,7 +84,7 @@ class FaceFinder:
                 break
         return faces
 
-    def _look(self, rgb: RGB, scale: float) -> tuple[Floats, Floats, Floats]:
+    def _look(self, rgb: RGB, scale: float) -> list[FoundFace]:
         height, width = (max(1, round(side * scale)) for side in rgb.shape[:2])
         back = np.array([rgb.shape[1] / width, rgb.shape[0] / height], np.float32)
         times = min(int(1 / scale), *rgb.shape[:2])
@@ -124,36 +105,34 @@ class FaceFinder:
         left = (x + offset[1, y, x] + 0.5) * _STRIDE - wide / 2
         points = landmarks[:, y, x].T.reshape(-1, 5, 2)[..., ::-1]  # y, x in shares of the box
         points = points * np.stack([wide, high], -1)[:, None] + np.stack([left, top], -1)[:, None]
-        boxes = np.stack([left, top, wide, high], axis=-1)
-        return (
-            (boxes * np.tile(back, 2)).astype(np.float32),
-            (points * back).astype(np.float32),
-            heat[0, y, x].astype(np.float32),
-        )
+        boxes = np.stack([left, top, wide, high], axis=-1) * np.tile(back, 2)
+        return [
+            FoundFace(tuple(box), five, score)
+            for box, five, score in zip(
+                boxes.astype(np.float32).tolist(), (points * back).astype(np.float32),
+                heat[0, y, x].tolist(), strict=True,
+            )
+        ]  # fmt: skip
 
 
-def _box(ends: Floats) -> tuple[float, float, float, float]:
-    return float(ends[0]), float(ends[1]), float(ends[2]), float(ends[3])
-
-
-def _without_repetitions(boxes: Floats, scores: Floats) -> list[int]:
-    """Keep the best of boxes that overlap, best first (greedy non-maximum suppression)."""
-    order = [int(n) for n in np.argsort(-scores, kind="stable")]
-    kept: list[int] = []
-    for number in order:
-        if all(overlap(boxes[number], boxes[other]) < _SAME for other in kept):
-            kept.append(number)
+def _without_repetitions(faces: list[FoundFace]) -> list[FoundFace]:
+    """Keep the best of faces that overlap, best first (greedy non-maximum suppression)."""
+    kept: list[FoundFace] = []
+    for face in sorted(faces, key=lambda face: -face.score):
+        if all(overlap(face.box, other.box) < _SAME for other in kept):
+            kept.append(face)
     return kept
 
 
-def overlap(one: Floats, other: Floats) -> float:
-    """Return the intersection over the union of two boxes (x, y, width, height).
+def overlap(one: Box, other: Box) -> float:
+    """Return the intersection over the union of two boxes.
 
     If one box lies mostly inside the other, half the covered share of the smaller one, if that is
     larger.
     """
-    low = np.maximum(one[:2], other[:2])
-    high = np.minimum(one[:2] + one[2:], other[:2] + other[2:])
-    both = float(np.prod(np.maximum(high - low, 0)))
-    areas = float(np.prod(one[2:])), float(np.prod(other[2:]))
+    both = 1.0
+    for low, side in ((0, 2), (1, 3)):
+        end = min(one[low] + one[side], other[low] + other[side])
+        both *= max(0.0, end - max(one[low], other[low]))
+    areas = one[2] * one[3], other[2] * other[3]
     return max(both / max(sum(areas) - both, 1e-6), 0.5 * both / max(min(areas), 1e-6))

@@ -6,17 +6,16 @@ in its place, so are the probabilities; less so the more a face moves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from infer.faces import FaceFinder, FoundFace, overlap
+from infer.frame import Plane
 from infer.predictor import Look
 from preprocess.image import RGB
 
-Plane = npt.NDArray[np.float32]
 _FOLLOWED = 0.4  # overlap from which a face is that of the frame before
 _ANEW = 12  # frames after which faces are searched for everywhere
 _ROOM = 1.25  # of a face's longer side, to every side of its middle: where the next frame looks
@@ -25,11 +24,8 @@ _ROOM = 1.25  # of a face's longer side, to every side of its middle: where the 
 class Tracker:
     """Finds the faces of a video, frame after frame.
 
-    Parameters
-    ----------
-    finder
-        Searches the whole frame now and then, and if a face is lost; in between it looks around
-        where the faces were, at a twentieth of the cost.
+    The whole frame is searched now and then, and if a face is lost; in between only the places
+    where the faces were, at a twentieth of the cost.
     """
 
     def __init__(self, finder: FaceFinder) -> None:
@@ -76,51 +72,39 @@ class Follower:
     def __init__(self, smooth: float) -> None:
         self._smooth = smooth
         self._faces: list[FoundFace] = []
-        self._planes: list[tuple[FoundFace, Plane]] = []
+        self._seen: list[tuple[FoundFace, Plane]] = []
 
     def steady(self, found: list[FoundFace]) -> list[FoundFace]:
         """Average landmarks with those of the frame before; call once a frame, in order."""
         steadied = []
         for face in found:
-            before = _match(face, self._faces)
-            if before is not None:
-                share = self._smooth * _stillness(face, self._faces[before])
-                points = share * self._faces[before].landmarks + (1 - share) * face.landmarks
+            place = _match(face, self._faces)
+            if place is not None:
+                before = self._faces[place]
+                share = self._smooth * _stillness(face, before)
+                points = share * before.landmarks + (1 - share) * face.landmarks
                 face = replace(face, landmarks=points.astype(np.float32))
             steadied.append(face)
         self._faces = steadied
         return steadied
 
-    def blend(self, looks: Sequence[Look], planes: Iterable[Plane]) -> list[Plane]:
-        """Average a frame's planes with those of the frame before.
-
-        Parameters
-        ----------
-        looks
-            Of the frame.
-        planes
-            Probabilities of those that have a frame, in the same order.
-        """
-        blended, faces, remaining = [], [], iter(planes)
+    def blend(self, looks: Sequence[Look]) -> None:
+        """Average a frame's planes with those of the frame before."""
+        seen = []
         for look in looks:
-            if look.frame is None:
+            if look.face is None or look.plane is None:
                 continue
-            plane = next(remaining)
-            if look.face is not None:
-                before = _match(look.face, [other for other, _ in self._planes])
-                if before is not None and self._planes[before][1].shape == plane.shape:
-                    share = self._smooth * _stillness(look.face, self._planes[before][0])
-                    old = self._planes[before][1]
-                    plane = np.asarray(share * old + (1 - share) * plane, np.float32)
-                faces.append((look.face, plane))
-            blended.append(plane)
-        self._planes = faces
-        return blended
+            place = _match(look.face, [face for face, _ in self._seen])
+            if place is not None:
+                before, plane = self._seen[place]
+                share = self._smooth * _stillness(look.face, before)
+                look.plane = np.asarray(share * plane + (1 - share) * look.plane, np.float32)
+            seen.append((look.face, look.plane))
+        self._seen = seen
 
 
 def _match(face: FoundFace, others: Sequence[FoundFace]) -> int | None:
-    box = np.array(face.box, np.float32)
-    shares = [overlap(box, np.array(other.box, np.float32)) for other in others]
+    shares = [overlap(face.box, other.box) for other in others]
     best, number = max(zip(shares, range(len(shares)), strict=True), default=(0.0, -1))
     return number if best > _FOLLOWED else None
 

@@ -9,7 +9,6 @@ band around the eyes. A picture without a face that was found is seen as a whole
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -29,113 +28,23 @@ _LIKELY = 0.01  # a probability that is worth being brought back
 _SHARP = 0.7  # scale from which bilinear sampling leaves out no pixel worth mentioning
 
 
-class Frame(Protocol):
-    """A rectangle of the network's input, and where it lies in a photograph.
-
-    Attributes
-    ----------
-    matrix
-        2 x 3, pixels of the photograph to pixels of the rectangle; (0, 0) is the corner of the
-        corner pixel.
-    width
-        Of the rectangle, in pixels: the subject's right eye is in its left half.
-    """
-
-    @property
-    def matrix(self) -> Floats: ...  # noqa: D102
-    @property
-    def width(self) -> int: ...  # noqa: D102
-
-    def sample(self, rgb: RGB) -> RGB:
-        """Cut the rectangle out of a photograph, H x W x 3 uint8 RGB."""
-        ...
-
-    def restore(self, plane: Plane, shape: tuple[int, ...]) -> tuple[Plane, tuple[int, int]]:
-        """Bring a plane of the rectangle back into a photograph of shape (H, W).
-
-        Returns
-        -------
-        patch, corner
-            The part of the photograph that the rectangle touches, float32, zero outside of it,
-            and x and y of its corner.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class PhotoFrame:
-    """The whole photograph, fitted into the square that training pictures are packed in."""
-
-    geometry: Geometry
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], size: int) -> PhotoFrame:
-        """Frame a photograph of shape (H, W) by a square of side `size`."""
-        return cls(Geometry.fit(shape[0], shape[1], size))
-
-    @property
-    def matrix(self) -> Floats:
-        """See `Frame`."""
-        to = self.geometry
-        across, down = to.width / to.source_width, to.height / to.source_height
-        return np.array([[across, 0, to.left], [0, down, to.top]])
-
-    @property
-    def width(self) -> int:
-        """See `Frame`."""
-        return self.geometry.size
-
-    def sample(self, rgb: RGB) -> RGB:
-        """See `Frame`."""
-        return fit(rgb, self.geometry.size)[0]
-
-    def restore(self, plane: Plane, shape: tuple[int, ...]) -> tuple[Plane, tuple[int, int]]:
-        """See `Frame`; the patch is where something is likelier than 1 percent."""
-        to = self.geometry
-        inner = plane[to.top : to.top + to.height, to.left : to.left + to.width]
-        x, y, width, height = cv2.boundingRect((inner > _LIKELY).view(np.uint8))
-        if not width:
-            return np.zeros((1, 1), np.float32), (0, 0)
-        across, down = to.source_width / to.width, to.source_height / to.height
-        left, top = max(0, int(across * (x - 1))), max(0, int(down * (y - 1)))
-        right = min(to.source_width, int(across * (x + width + 1)) + 1)
-        bottom = min(to.source_height, int(down * (y + height + 1)) + 1)
-        map_ = np.array([[1 / across, 0, left / across], [0, 1 / down, top / down]])
-        patch = cv2.warpAffine(
-            inner, _to_centres(map_), (right - left, bottom - top),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
-        )  # fmt: skip
-        return np.asarray(patch, np.float32), (left, top)
-
-
 @dataclass(frozen=True)
 class FaceFrame:
     """A turned rectangle of a photograph, around the eyes of a face.
 
-    Attributes
-    ----------
-    matrix, width
-        See `Frame`.
-    height
-        Of the rectangle, in pixels.
+    In pixels of photograph and rectangle (0, 0) is the corner of the corner pixel.
     """
 
-    matrix: Floats
-    width: int
+    matrix: Floats  # 2 x 3, pixels of the photograph to pixels of the rectangle
+    width: int  # the subject's right eye is in the left half
     height: int
 
     @classmethod
     def of_face(cls, landmarks: npt.NDArray[np.floating], size: int, stride: int) -> FaceFrame:
-        """Frame the eyes of a face.
+        """Frame the eyes of a face that would fill a square of side `size`.
 
-        Parameters
-        ----------
-        landmarks
-            5 x 2, x and y: eyes (viewer's left first), nose, corners of the mouth.
-        size
-            Side in pixels of the square that the face would fill.
-        stride
-            What height and width have to be multiples of.
+        Landmarks are 5 x 2, x and y: eyes (viewer's left first), nose, corners of the mouth.
+        Height and width are multiples of `stride`.
         """
         points = np.asarray(landmarks, np.float64)
         eyes, mouth = (points[0] + points[1]) / 2, (points[3] + points[4]) / 2
@@ -155,23 +64,29 @@ class FaceFrame:
         """Pixels of the rectangle for one of the photograph."""
         return float(np.hypot(self.matrix[0, 0], self.matrix[0, 1]))
 
-    @property
-    def inverse(self) -> Floats:
-        """2 x 3, pixels of the rectangle to pixels of the photograph."""
-        return np.asarray(cv2.invertAffineTransform(self.matrix), np.float64)
+    def box(self, shape: tuple[int, ...], margin: float = 1.0) -> tuple[int, int, int, int]:
+        """Return left, top, right, bottom of the rectangle in a photograph of shape (H, W).
+
+        Never empty: a rectangle outside the photograph gets the nearest pixels.
+        """
+        ends = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * (self.width, self.height)
+        back = np.asarray(cv2.invertAffineTransform(self.matrix), np.float64)
+        corners = ends @ back[:, :2].T + back[:, 2]
+        limit = np.array([shape[1], shape[0]])
+        low = np.clip(np.floor(corners.min(axis=0) - margin), 0, limit - 1).astype(int)
+        high = np.clip(np.ceil(corners.max(axis=0) + margin), low + 1, limit).astype(int)
+        return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
     def sample(self, rgb: RGB) -> RGB:
-        """Cut the rectangle out, antialiased; outside the photograph its border is repeated."""
-        part, corner = self._neighbourhood(rgb)
-        matrix = self.matrix.copy()
-        matrix[:, 2] += matrix[:, :2] @ corner
+        """Cut the rectangle out, H x W x 3 uint8 RGB, antialiased.
+
+        Outside the photograph its border is repeated.
+        """
+        x, y, right, bottom = self.box(rgb.shape, margin=2 + 2 / self.scale)
+        part, matrix = rgb[y:bottom, x:right], _moved(self.matrix, (x, y))
         if self.scale > _SHARP:  # nothing to be lost: one pixel of the photo makes one or more
             rule = cv2.INTER_CUBIC if self.scale > 1 else cv2.INTER_LINEAR
-            direct = cv2.warpAffine(
-                part, _to_centres(matrix), (self.width, self.height), flags=rule,
-                borderMode=cv2.BORDER_REPLICATE,
-            )  # fmt: skip
-            return np.asarray(direct, np.uint8)
+            return _warped(part, matrix, (self.width, self.height), rule)
         # As in packing: shrink by area to between 2x and 4x, turn, and take the area again.
         shrink = int(0.5 / self.scale)
         if shrink >= 2:
@@ -181,45 +96,88 @@ class FaceFrame:
             small = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
             part = np.asarray(small, np.uint8)
             matrix[:, :2] *= shrink
-        double = _to_centres(2 * matrix)
-        size = (2 * self.width, 2 * self.height)
-        turned = cv2.warpAffine(part, double, size, borderMode=cv2.BORDER_REPLICATE)
+        turned = _warped(part, 2 * matrix, (2 * self.width, 2 * self.height), cv2.INTER_LINEAR)
         halved = cv2.resize(turned, (self.width, self.height), interpolation=cv2.INTER_AREA)
         return np.asarray(halved, np.uint8)
 
-    def _neighbourhood(self, rgb: RGB) -> tuple[RGB, Floats]:
-        """Return the part of a photograph around the rectangle, and where its corner is."""
-        x, y, right, bottom = self.box(rgb.shape[:2], margin=2 + 2 / self.scale)
-        return rgb[y:bottom, x:right], np.array([x, y], np.float64)
-
-    def box(self, shape: tuple[int, ...], margin: float = 1.0) -> tuple[int, int, int, int]:
-        """Return left, top, right, bottom of the rectangle in a photograph of shape (H, W).
-
-        Never empty: a rectangle outside the photograph gets the nearest pixels.
-        """
-        ends = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * (self.width, self.height)
-        corners = ends @ self.inverse[:, :2].T + self.inverse[:, 2]
-        limit = np.array([shape[1], shape[0]])
-        low = np.clip(np.floor(corners.min(axis=0) - margin), 0, limit - 1).astype(int)
-        high = np.clip(np.ceil(corners.max(axis=0) + margin), low + 1, limit).astype(int)
-        return int(low[0]), int(low[1]), int(high[0]), int(high[1])
-
     def restore(self, plane: Plane, shape: tuple[int, ...]) -> tuple[Plane, tuple[int, int]]:
-        """See `Frame`."""
+        """Bring a plane of the rectangle back into a photograph of shape (H, W).
+
+        Returns
+        -------
+        patch, corner
+            The part of the photograph that the rectangle touches, float32, zero outside of it,
+            and x and y of its corner.
+        """
         x, y, right, bottom = self.box(shape)
-        matrix = self.matrix.copy()
-        matrix[:, 2] += matrix[:, :2] @ (x, y)
-        scale, size = self.scale, (right - x, bottom - y)
-        if scale > 1:  # a face smaller than its frame: no pixel of the plane is left out
-            sigma = 0.5 * np.sqrt(scale**2 - 1)
+        if self.scale > 1:  # a face smaller than its frame: no pixel of the plane is left out
+            sigma = 0.5 * np.sqrt(self.scale**2 - 1)
             plane = np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma), np.float32)
-        back = _to_centres(np.asarray(cv2.invertAffineTransform(matrix), np.float64))
-        patch = cv2.warpAffine(plane, back, size, flags=cv2.INTER_LINEAR)
+        back = cv2.invertAffineTransform(_moved(self.matrix, (x, y)))
+        patch = cv2.warpAffine(plane, _to_centres(back), (right - x, bottom - y))
         return np.asarray(patch, np.float32), (x, y)
 
 
-def _to_centres(matrix: Floats) -> Floats:
+@dataclass(frozen=True)
+class PhotoFrame:
+    """The whole photograph, fitted into the square that training pictures are packed in.
+
+    What it offers is as in `FaceFrame`.
+    """
+
+    geometry: Geometry
+
+    @property
+    def matrix(self) -> Floats:
+        """2 x 3, pixels of the photograph to pixels of the square."""
+        to = self.geometry
+        across, down = to.width / to.source_width, to.height / to.source_height
+        return np.array([[across, 0, to.left], [0, down, to.top]])
+
+    @property
+    def width(self) -> int:
+        """Of the square, in pixels."""
+        return self.geometry.size
+
+    def sample(self, rgb: RGB) -> RGB:
+        """Fit a photograph into the square."""
+        return fit(rgb, self.geometry.size)[0]
+
+    def restore(self, plane: Plane, _: tuple[int, ...]) -> tuple[Plane, tuple[int, int]]:
+        """Bring a plane back; the patch is where something is likelier than 1 percent."""
+        to = self.geometry
+        inner = plane[to.top : to.top + to.height, to.left : to.left + to.width]
+        x, y, width, height = cv2.boundingRect((inner > _LIKELY).view(np.uint8))
+        if not width:
+            return np.zeros((1, 1), np.float32), (0, 0)
+        across, down = to.source_width / to.width, to.source_height / to.height
+        left, top = max(0, int(across * (x - 1))), max(0, int(down * (y - 1)))
+        right = min(to.source_width, int(across * (x + width + 1)) + 1)
+        bottom = min(to.source_height, int(down * (y + height + 1)) + 1)
+        map_ = np.array([[1 / across, 0, left / across], [0, 1 / down, top / down]])
+        patch = cv2.warpAffine(
+            inner, _to_centres(map_), (right - left, bottom - top),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
+        )  # fmt: skip
+        return np.asarray(patch, np.float32), (left, top)
+
+
+Frame = FaceFrame | PhotoFrame
+
+
+def _moved(matrix: Floats, corner: tuple[int, int]) -> Floats:
+    """Let a map begin at a corner of the photograph."""
+    return np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ corner])
+
+
+def _to_centres(matrix: npt.ArrayLike) -> Floats:
     """Turn a map between corners of pixels into one between their centres, as OpenCV has it."""
     moved = np.array(matrix, np.float64)
     moved[:, 2] += moved[:, :2] @ (0.5, 0.5) - 0.5
     return moved
+
+
+def _warped(rgb: RGB, matrix: Floats, size: tuple[int, int], rule: int) -> RGB:
+    border = cv2.BORDER_REPLICATE
+    drawn = cv2.warpAffine(rgb, _to_centres(matrix), size, flags=rule, borderMode=border)
+    return np.asarray(drawn, np.uint8)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from preprocess.errors import InputError
+from preprocess.files import read_file
 
-_AGAIN = "Install the package again, or give a --model"
+Plane = npt.NDArray[np.float32]
 BUNDLED = Path(__file__).parent / "weights" / "eyes.onnx"
+_LARGEST = 4096  # side of a square, in pixels
+_AGAIN = "Install the package again, or give a --model"
+_OURS = "Export it by `python -m train export`, or give another --model"
 _FACTS = "eye_segmentation"  # the file's metadata, as `train.export` writes it
 
 
-class Network(Protocol):
-    """Pictures to probabilities; may be called by several threads at once.
+class OnnxNetwork:
+    """An ``.onnx`` file, run by ONNX Runtime on the CPU (see `open_network`).
 
     Attributes
     ----------
@@ -30,77 +34,34 @@ class Network(Protocol):
         Probability from which a pixel is an eye.
     """
 
-    size: int
-    stride: int
-    threshold: float
-
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Turn N x H x W x 3 RGB into N x H x W, 0..1."""
-        ...
-
-
-class OnnxNetwork:
-    """A file that `python -m train export` wrote, run by ONNX Runtime on the CPU.
-
-    Parameters
-    ----------
-    path
-        The file.
-    threads
-        For one call; 0 takes all cores.
-    sha256
-        Its checksum, if it is known.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged, changed, or no such file.
-    """
-
     def __init__(self, path: Path, threads: int = 0, sha256: str | None = None) -> None:
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors
-
-        if not path.is_file():
-            raise InputError(path, "does not exist", _AGAIN)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 4
-        data = path.read_bytes()
+        self._path, self._session = path, open_session(path, threads, _AGAIN, sha256)
         try:
-            if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-                raise ValueError("it differs from the checksum that was published with it")
-            self._session: Any = onnxruntime.InferenceSession(
-                data, options, providers=["CPUExecutionProvider"]
-            )
             facts = json.loads(self._session.get_modelmeta().custom_metadata_map[_FACTS])
-            self.size, self.stride = int(facts["input"]["size"]), int(facts["stride"])
-            self.threshold = float(facts["threshold"])
-        except (ValueError, KeyError, TypeError, errors.Fail, errors.InvalidProtobuf,
-                errors.InvalidGraph, errors.InvalidArgument) as error:  # fmt: skip
-            reason = str(error).split("\n", 1)[0][:120]
-            raise InputError(path, f"cannot be read as a model ({reason})", _AGAIN) from None
+            self.size, self.stride = facts["input"]["size"], facts["stride"]
+            self.threshold = facts["threshold"]
+            sound = (type(self.size), type(self.stride), type(self.threshold)) == (int, int, float)
+            sound = sound and 0 < self.stride <= self.size <= _LARGEST and 0 < self.threshold < 1
+            if not sound or self.size % self.stride:
+                named = {"size": self.size, "stride": self.stride, "threshold": self.threshold}
+                raise ValueError(f"{named!r:.100}")
+        except KeyError as error:
+            raise InputError(path, f"does not say its {error}", _OURS) from None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(path, f"has unusable metadata ({error!s:.120})", _OURS) from None
+        self(np.full((1, self.stride, self.stride, 3), 128, np.uint8))  # is it what it says?
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Run the network (see `Network`)."""
-        probability: npt.NDArray[np.float32] = self._session.run(None, {"images": images})[0]
-        return probability
+    def __call__(self, images: npt.NDArray[np.uint8]) -> Plane:
+        """Turn N x H x W x 3 RGB into probabilities, N x H x W, 0..1."""
+        try:
+            (probability,) = self._session.run(["probability"], {"images": images})
+        except _runtime_errors() as error:
+            raise InputError(self._path, f"cannot be run ({_first_line(error)})", _OURS) from None
+        return _checked(probability, images, self._path)
 
 
 class TorchNetwork:
-    """A checkpoint of `train`, or an export, run by torch.
-
-    Parameters
-    ----------
-    path
-        ``.pth`` or ``.safetensors``.
-    device
-        auto, cpu, cuda, cuda:N or mps.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, or the device is not there.
-    """
+    """A checkpoint of `train`, or an export, run by torch; attributes as `OnnxNetwork`."""
 
     def __init__(self, path: Path, device: str = "auto", sha256: str | None = None) -> None:
         try:
@@ -114,26 +75,70 @@ class TorchNetwork:
 
         checkpoint = Checkpoint.load(path, sha256=sha256)
         self.size, self.stride = checkpoint.spec.size, checkpoint.model.stride
-        self.threshold = checkpoint.threshold
+        self.threshold, self._path = checkpoint.threshold, path
         self._torch, self._device = torch, resolve_device(device)
         folded = fold_batch_norm(checkpoint.network())
         self._model = checkpoint.build(to_channels_last(folded, self._device))
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Run the network (see `Network`)."""
+    def __call__(self, images: npt.NDArray[np.uint8]) -> Plane:
+        """Turn N x H x W x 3 RGB into probabilities, N x H x W, 0..1."""
         with self._torch.inference_mode():
             batch = self._torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
-            found: npt.NDArray[np.float32] = self._model(batch).sigmoid()[:, 0].cpu().numpy()
-        return found
+            probability = self._model(batch).sigmoid()[:, 0].cpu().numpy()
+        return _checked(probability, images, self._path)
+
+
+Network = OnnxNetwork | TorchNetwork
+
+
+def _checked(probability: Any, images: npt.NDArray[np.uint8], path: Path) -> Plane:
+    """Pass on what are probabilities for these images; NaN would look like "no eye"."""
+    sound = isinstance(probability, np.ndarray) and probability.shape == images.shape[:3]
+    if not (sound and probability.min() >= 0 and probability.max() <= 1):
+        raise InputError(path, "gives something else than probabilities, such as NaN", _OURS)
+    return np.asarray(probability, np.float32)
+
+
+def open_session(path: Path, threads: int, remedy: str, sha256: str | None = None) -> Any:
+    """Open an ONNX Runtime session; an `InputError` with `remedy` if the file is unfit."""
+    import onnxruntime
+
+    data = read_file(path, remedy)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    try:
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            raise ValueError("it differs from the checksum that was published with it")
+        if b"location" in data:  # the key by which ONNX names another file
+            raise ValueError("it keeps weights in another file")
+        provider = ["CPUExecutionProvider"]  # and no second try, which would be announced
+        return onnxruntime.InferenceSession(data, options, provider, enable_fallback=0)
+    except _runtime_errors() as error:
+        raise InputError(
+            path, f"cannot be read as a model ({_first_line(error)})", remedy
+        ) from None
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """Return what ONNX Runtime raises: many exceptions without a common parent."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kinds = [kind for kind in vars(state).values() if isinstance(kind, type)]
+    own = [kind for kind in kinds if issubclass(kind, Exception)]
+    return (*own, ValueError, RuntimeError, TypeError)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0][:120]
 
 
 def open_network(model: Path | None = None, device: str = "auto", threads: int = 0) -> Network:
-    """Open the bundled network (`model` is None) or another one.
+    """Open a network; it may be called by several threads at once.
 
     Parameters
     ----------
     model
-        ``.onnx``, ``.pth`` or ``.safetensors``.
+        ``.onnx``, ``.pth`` or ``.safetensors`` as `train` writes them; None: the bundled one.
     device
         auto, cpu, cuda, cuda:N or mps. ``.onnx`` runs on the CPU; auto takes a GPU for the others.
     threads
@@ -142,19 +147,19 @@ def open_network(model: Path | None = None, device: str = "auto", threads: int =
     Raises
     ------
     InputError
-        If the file or the device are missing, or do not fit together.
+        If the file is missing, damaged, changed or no such file, the device is not there, or
+        they do not fit together.
     """
-    on_cpu = device in {"auto", "cpu"}
+    on_cpu, digest = device in {"auto", "cpu"}, None
     if model is None:
-        path = BUNDLED if on_cpu else BUNDLED.with_suffix(".safetensors")
-        digest = bundled_digest(path)
-        return OnnxNetwork(path, threads, digest) if on_cpu else TorchNetwork(path, device, digest)
+        model = BUNDLED if on_cpu else BUNDLED.with_suffix(".safetensors")
+        digest = bundled_digest(model)
     if model.suffix != ".onnx":
-        return TorchNetwork(model, device)
+        return TorchNetwork(model, device, digest)
     if not on_cpu:
         remedy = "Use --device cpu, or give a .pth or .safetensors file"
         raise InputError("--device", f"is {device!r} for an .onnx file", remedy)
-    return OnnxNetwork(model, threads)
+    return OnnxNetwork(model, threads, digest)
 
 
 def bundled_digest(path: Path) -> str:

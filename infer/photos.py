@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import glob
+import os
+import re
+import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from infer.output import View, check_suffix
@@ -13,42 +17,29 @@ from preprocess.errors import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 STDIN = Path("-")
+# What `atomic_file` calls a result that is not complete, with the number of its process.
+_LEFTOVER = re.compile(
+    r"\..+\.(?:png|jpe?g|webp|json|jsonl|csv|mp4|mov|mkv)\.([1-9]\d{0,8})\.tmp", re.DOTALL | re.I
+)
 _DEFAULT = Path("eye_segmentation_result")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One photograph and where its results go.
+    """One photograph and where its results go."""
 
-    Attributes
-    ----------
-    photo
-        The file; ``-`` is standard input.
-    pictures
-        What to draw, and the file it goes to.
-    record
-        The JSON file, if one is wanted.
-    """
-
-    photo: Path
-    pictures: dict[View, Path] = field(default_factory=dict)
-    record: Path | None = None
+    photo: Path  # or STDIN
+    pictures: dict[View, Path]  # of `View.EYES` the name without number and side
+    record: Path | None  # JSON
 
     @property
-    def results(self) -> tuple[Path, ...]:
-        """All files that are written (of `View.EYES` the name without number and side)."""
-        return (*self.pictures.values(), *([self.record] if self.record else []))
+    def results(self) -> list[Path]:
+        """All files that are written."""
+        return [*self.pictures.values(), *([self.record] if self.record else [])]
 
 
-def find_photos(inputs: Sequence[str], recursive: bool = False) -> dict[Path, Path]:
+def find_photos(inputs: Iterable[str], recursive: bool = False) -> dict[Path, Path]:
     """Turn files, folders and glob patterns into photographs, without repetitions.
-
-    Parameters
-    ----------
-    inputs
-        As the user gave them.
-    recursive
-        Look into the folders of folders, too.
 
     Returns
     -------
@@ -67,19 +58,21 @@ def find_photos(inputs: Sequence[str], recursive: bool = False) -> dict[Path, Pa
             raise InputError("--image", "is empty", "Give a photo, a folder or a pattern")
         if path.is_dir():
             inside = path.rglob("*") if recursive else path.iterdir()
-            photos = sorted(p for p in inside if p.suffix.lower() in SUFFIXES and p.is_file())
+            photos = sorted(p for p in inside if p.suffix.lower() in SUFFIXES)
+            if recursive:  # else a folder that is named like a photograph is an error by and by
+                photos = [photo for photo in photos if not photo.is_dir()]
             if not photos:
                 endings = " ".join(sorted(SUFFIXES))
                 raise InputError(path, "holds no photograph", f"Looked for {endings}")
             found |= {photo: photo.parent.relative_to(path) for photo in photos}
             continue
-        if path.is_file() or path == STDIN:
+        if path == STDIN or path.exists() or path.is_symlink():
             photos = [path]
         else:
-            photos = sorted(Path(name) for name in glob.glob(given, recursive=True))  # noqa: PTH207  # absolute too
-            photos = [p for p in photos if p.is_file()]
-            if not photos:
-                raise InputError(given, "does not exist", "Give a photo, a folder or a pattern")
+            matching = sorted(map(Path, glob.glob(given, recursive=True)))  # noqa: PTH207  # absolute too
+            photos = [p for p in matching if p.suffix.lower() in SUFFIXES or not p.is_dir()]
+        if not photos:
+            raise InputError(given, "does not exist", "Give a photo, a folder or a pattern")
         found |= dict.fromkeys(photos, Path())
     return found
 
@@ -93,24 +86,14 @@ def plan(
     overwrite: bool = True,
     skip_existing: bool = False,
 ) -> list[Job]:
-    """Name the results of each photograph.
-
-    One photograph's only picture is `output` itself, or ``eye_segmentation_result.png``, which is
-    replaced if it is there. Several fill a folder with ``{name}_eyes.png`` or, of several views,
-    ``{name}_eyes_{view}.png``. ``{name}`` is the photograph's without its ending; photographs that
-    would share it keep the ending (``party_jpg_eyes.png``), and get a number if even that is
-    equal. JSON is named like the picture, ending in ``.json``.
+    """Name the results of photographs, as docs/inference.md says.
 
     Parameters
     ----------
-    photos
-        From `find_photos`.
     output
-        File or folder.
-    views
-        What to draw.
+        File or folder; None is ``eye_segmentation_result.png``, or the folder of that name.
     json
-        Whether to write JSON too.
+        Whether to write JSON too, named like the picture.
     overwrite, skip_existing
         Whether files that exist may be replaced, or their photographs be left out.
 
@@ -120,25 +103,26 @@ def plan(
         If several results are to go into one file, a result would replace a photograph or
         something that exists, or an ending does not fit.
     """
-    alone = len(photos) == 1 and not (output and (output.is_dir() or not output.suffix))
-    if alone:
-        (photo,) = photos
-        jobs = [_job(photo, output or _DEFAULT.with_suffix(".png"), views, json)]
+    if len(photos) == 1 and not (output and (output.is_dir() or not output.suffix)):
+        bases = [output or _DEFAULT.with_suffix(".png")]
     else:
         folder = output or _DEFAULT
         if folder.is_file() or (folder.suffix and not folder.is_dir()):
             remedy = "Give --output a folder (a name without an ending)"
             raise InputError(folder, f"is one file for {len(photos)} photographs", remedy)
-        jobs = [
-            _job(photo, folder / f"{name}_eyes.png", views, json)
-            for photo, name in zip(photos, _names(photos), strict=True)
-        ]
-    for job in jobs:
-        for view, path in job.pictures.items():
+        bases = [folder / f"{name}_eyes.png" for name in _names(photos)]
+    jobs = []
+    for photo, base in zip(photos, bases, strict=True):
+        pictures = {view: base.with_name(f"{base.stem}_{view}{base.suffix}") for view in views}
+        if len(views) == 1:
+            pictures = {views[0]: base}
+        for view, path in pictures.items():
             check_suffix(path, view)
+        jobs.append(Job(photo, pictures, base.with_suffix(".json") if json else None))
     if skip_existing:
-        jobs = [job for job in jobs if not all(path.exists() for path in job.results)]
-    _check(jobs, overwrite or skip_existing or output is None)
+        jobs = [job for job in jobs if not all(map(_is_there, job.results))]
+    results = [path for job in jobs for path in job.results]
+    check_results(photos, results, overwrite or skip_existing or output is None)
     return jobs
 
 
@@ -146,33 +130,58 @@ def _names(photos: dict[Path, Path]) -> list[str]:
     """Return each photograph's name in the output folder, without an ending; no two are alike."""
     plain = [(folder / photo.stem).as_posix() for photo, folder in photos.items()]
     shared = Counter(name.lower() for name in plain)
-    names: list[str] = []
-    taken: Counter[str] = Counter()
+    names: dict[str, str] = {}
     for name, photo in zip(plain, photos, strict=True):
         if shared[name.lower()] > 1:
             name = f"{name}_{photo.suffix.lstrip('.')}"
-        taken[name.lower()] += 1
-        number = taken[name.lower()]
-        names.append(name if number == 1 else f"{name}_{number}")
-    return names
+        numbered = (f"{name}_{number}" for number in count(2))
+        free = next(n for n in chain([name], numbered) if n.lower() not in names)
+        names[free.lower()] = free
+    return list(names.values())
 
 
-def _job(photo: Path, base: Path, views: Sequence[View], json: bool) -> Job:
-    pictures = {views[0]: base} if len(views) == 1 else {
-        view: base.with_name(f"{base.stem}_{view}{base.suffix}") for view in views
-    }  # fmt: skip
-    return Job(photo, pictures, base.with_suffix(".json") if json else None)
-
-
-def _check(jobs: list[Job], overwrite: bool) -> None:
-    photos = {job.photo.resolve() for job in jobs}
-    for job in jobs:
-        for result in job.results:
-            if result.resolve() in photos:
-                problem = "is a photograph and would be overwritten by a result"
-                raise InputError(result, problem, "Give another --output")
-    there = [path for job in jobs for path in job.results if path.is_file()]
+def check_results(sources: Iterable[Path], results: Sequence[Path], overwrite: bool) -> None:
+    """Raise an `InputError` if a result would replace a source, or something that exists."""
+    own = {os.path.realpath(source) for source in sources}  # pathlib fails on a loop of links
+    for result in results:
+        if os.path.realpath(result) in own:
+            problem = "is what is to be segmented, and would be overwritten by a result"
+            raise InputError(result, problem, "Give another --output")
+    there = [path for path in results if _is_there(path)]
     if there and not overwrite:
         others = f" (and {len(there) - 1} other results)" if len(there) > 1 else ""
-        remedy = "Add --overwrite to replace or --skip-existing to leave, or give another --output"
+        remedy = "Add --overwrite, or give another --output (--skip-existing: do the other photos)"
         raise InputError(there[0], f"exists already{others}", remedy)
+
+
+def remove_leftovers(results: Iterable[Path]) -> None:
+    """Remove what a killed process left in the folders of results: hidden, half-written files.
+
+    Only the command line may do so, as long as it writes nothing itself: containers give each
+    process the number of the one before.
+    """
+    for folder in {path.parent for path in results}:
+        for path in folder.glob(".*.tmp"):
+            found = _LEFTOVER.fullmatch(path.name)
+            if found and not _is_running(int(found[1])):
+                path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    """Return whether another process of this number runs."""
+    if sys.platform == "win32":
+        return True  # there `os.kill` would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return process != os.getpid()
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # no file has a name as long as that: writing it will fail, and say so
+        return False

@@ -2,120 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from infer.eyes import Eye, Face, measure_eyes
 from infer.faces import FaceFinder, FoundFace
-from infer.frame import LEAST_EYE_DISTANCE, FaceFrame, Frame, PhotoFrame
+from infer.frame import LEAST_EYE_DISTANCE, FaceFrame, Frame, PhotoFrame, Plane
 from infer.network import Network, open_network
-from infer.output import View, draw, save
-from preprocess.errors import DecodeError, InputError
-from preprocess.image import RGB, decode_rgb, from_pillow
+from infer.output import Prediction
+from preprocess.errors import InputError
+from preprocess.files import read_file
+from preprocess.image import RGB, Geometry, decode_rgb, from_pillow
 
 # "auto", "whole", or how many of the largest faces.
 Faces = str | int
 Photo = RGB | str | PathLike[str] | bytes | Image.Image
-Plane = npt.NDArray[np.float32]
 NO_FACE = "no face was found, and the picture does not look like a cut-out face"
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Where the eyes of one photograph are.
-
-    Attributes
-    ----------
-    photo
-        H x W x 3, uint8, RGB; None if only a small version of it was decoded.
-    faces
-        The faces and their eyes, the largest face first.
-    probability
-        H x W float32, 0..1, at the photograph's own size.
-    threshold
-        Probability from which a pixel is an eye.
-    warning
-        What the caller should know, such as that no face was found; empty if all went well.
-    """
-
-    photo: RGB | None
-    faces: tuple[Face, ...]
-    probability: Plane
-    threshold: float
-    warning: str = ""
-
-    @cached_property
-    def mask(self) -> npt.NDArray[np.bool_]:
-        """H x W bool, True where an eye is."""
-        return self.probability >= self.threshold
-
-    @property
-    def eyes(self) -> tuple[Eye, ...]:
-        """The eyes of all faces."""
-        return tuple(eye for face in self.faces for eye in face.eyes)
-
-    def draw(self, view: View | str) -> npt.NDArray[np.uint8]:
-        """Draw the photograph and its eyes (see `infer.output.draw`)."""
-        return draw(View(view), self.photo, self.probability, self.threshold, self.faces)
-
-    def cutout(self) -> npt.NDArray[np.uint8]:
-        """Return the eyes alone: H x W x 4 RGBA, soft at the edges, 0 everywhere else."""
-        return self.draw(View.CUTOUT)
-
-    def overlay(self) -> npt.NDArray[np.uint8]:
-        """Return the photograph beside itself with the eyes tinted and outlined."""
-        return self.draw(View.OVERLAY)
-
-    def save(self, path: str | PathLike[str], view: View | str = View.PANEL) -> None:
-        """Write a view as a picture, in the format of the file's ending."""
-        save(self.draw(view), Path(path))
-
-    def to_dict(self, photo: str = "") -> dict[str, Any]:
-        """Return the figures as plain numbers, lists and dictionaries (docs/json.md)."""
-        from infer.record import SCHEMA, rounded
-
-        height, width = self.probability.shape
-        return {
-            "schema": SCHEMA, "photo": photo, "width": width, "height": height,
-            "threshold": self.threshold, "warning": self.warning,
-            "faces": [rounded(asdict(face)) for face in self.faces],
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
+@dataclass
 class Look:
-    """A face and the frame through which the network sees it.
+    """A face, the frame through which the network sees it, and what the network says."""
 
-    Attributes
-    ----------
-    face
-        None: the whole photograph is looked at.
-    frame
-        None: the face is too small to be segmented.
-    """
-
-    face: FoundFace | None
-    frame: Frame | None
+    face: FoundFace | None  # None: the whole photograph is looked at
+    frame: Frame | None  # None: the face is too small to be segmented
+    plane: Plane | None = None  # height x width of the frame, float32, 0..1
 
 
 class Predictor:
-    """Segments the eyes of photographs; may be shared by threads.
-
-    Parameters
-    ----------
-    network
-        See `infer.network`.
-    finder
-        Finds the faces; None makes one.
-    """
+    """Segments the eyes of photographs by a network (see `infer.network`); shared by threads."""
 
     def __init__(self, network: Network, finder: FaceFinder | None = None) -> None:
         self.network = network
@@ -123,34 +43,31 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | PathLike[str], device: str = "auto", threads: int = 0
+        cls, path: str | PathLike[str] | None, device: str = "auto", threads: int = 0
     ) -> Predictor:
-        """Load a model that `train` wrote: ``.pth``, ``.safetensors`` or ``.onnx``.
-
-        Raises
-        ------
-        InputError
-            If the file is missing, damaged or no such model, or the device is not there.
-        """
-        return cls(open_network(Path(path), device, threads), FaceFinder(threads=threads))
-
-    @classmethod
-    def bundled(cls, device: str = "auto", threads: int = 0) -> Predictor:
-        """Load the weights that come with the package (`infer.weights`: read their terms).
+        """Load a model that `train` wrote.
 
         Parameters
         ----------
+        path
+            ``.pth``, ``.safetensors`` or ``.onnx``; None: the weights in the package.
         device
-            auto and cpu take ONNX Runtime; cuda, cuda:N and mps take torch.
+            auto, cpu, cuda, cuda:N or mps. ``.onnx`` runs on the CPU only, as the bundled weights
+            do by themselves; cuda and mps take torch.
         threads
             For one photograph; 0 takes all cores. 1 is best if many are segmented side by side.
 
         Raises
         ------
         InputError
-            If they are missing or differ from their checksum, or the device is not there.
+            If the file is missing, damaged or no such model, or the device is not there.
         """
-        return cls(open_network(None, device, threads), FaceFinder(threads=threads))
+        return cls(open_network(Path(path) if path else None, device, threads), FaceFinder(threads))
+
+    @classmethod
+    def bundled(cls, device: str = "auto", threads: int = 0) -> Predictor:
+        """Load the weights that come with the package (`infer.weights`: read their terms)."""
+        return cls.from_checkpoint(None, device, threads)
 
     def predict(self, photo: Photo, faces: Faces = "auto") -> Prediction:
         """Segment one photograph.
@@ -171,24 +88,15 @@ class Predictor:
             If the photograph cannot be read, the array is of another shape or type, or `faces`
             is something else.
         """
-        rgb = to_rgb(photo)
+        rgb = _to_rgb(photo)
         looks = self.look(rgb, faces)
-        return self.assemble(rgb.shape, looks, self.planes(rgb, looks), faces, rgb)
+        self.see(rgb, looks)
+        return self.assemble(rgb.shape, looks, faces, rgb)
 
     def look(
         self, rgb: RGB, faces: Faces = "auto", found: Sequence[FoundFace] | None = None
     ) -> list[Look]:
-        """Find the faces of a photograph and frame them.
-
-        Parameters
-        ----------
-        rgb
-            H x W x 3, uint8, RGB.
-        faces
-            As in `predict`.
-        found
-            The faces, if they are known already.
-        """
+        """Find the faces of a photograph (or take those `found` already) and frame them."""
         if faces not in ("auto", "whole") and not (isinstance(faces, int) and faces > 0):
             raise InputError("faces", f"is {faces!r}", "Expected auto, whole or a number above 0")
         if found is None:
@@ -198,78 +106,63 @@ class Predictor:
             found = found[:faces]
         size, stride = self.network.size, self.network.stride
         if not found:
-            return [Look(None, PhotoFrame.of(rgb.shape, size))]
+            return [Look(None, PhotoFrame(Geometry.fit(rgb.shape[0], rgb.shape[1], size)))]
         return [
-            Look(face, FaceFrame.of_face(face.landmarks, size, stride) if _is_large(face) else None)
+            Look(face, FaceFrame.of_face(face.landmarks, size, stride)
+                 if _eye_distance(face) >= LEAST_EYE_DISTANCE else None)
             for face in found
-        ]
+        ]  # fmt: skip
 
-    def planes(self, rgb: RGB, looks: Sequence[Look]) -> list[Plane]:
-        """Run the network on the frames of a photograph: H x W float32, 0..1, for each."""
-        pictures = [look.frame.sample(rgb) for look in looks if look.frame]
-        return list(self.network(np.stack(pictures))) if pictures else []
+    def see(self, rgb: RGB, looks: Sequence[Look]) -> None:
+        """Run the network on the frames of a photograph, and put its planes beside them."""
+        framed = [(look, look.frame.sample(rgb)) for look in looks if look.frame]
+        if framed:
+            planes = self.network(np.stack([picture for _, picture in framed]))
+            for (look, _), plane in zip(framed, planes, strict=True):
+                look.plane = plane
 
     def assemble(
-        self, shape: tuple[int, ...], looks: Sequence[Look], planes: Iterable[Plane],
-        faces: Faces = "auto", photo: RGB | None = None,
-    ) -> Prediction:  # fmt: skip
-        """Bring the network's answers back into a photograph of shape (H, W), and measure."""
+        self, shape: tuple[int, ...], looks: Sequence[Look], faces: Faces, photo: RGB | None
+    ) -> Prediction:
+        """Bring the planes back into a photograph of shape (H, W), and measure the eyes."""
         height, width = shape[:2]
-        threshold, remaining = self.network.threshold, iter(planes)
-        probability, measured = np.zeros((height, width), np.float32), []
+        threshold, measured = self.network.threshold, []
+        probability = np.zeros((height, width), np.float32)
         for look in looks:
-            if look.frame is None:
+            if look.frame is None or look.plane is None:
                 assert look.face is not None
                 problem = f"too small: its eyes are {_eye_distance(look.face):.0f} pixels apart"
                 measured.append(_face(look.face, (), problem))
                 continue
-            patch, (x, y) = look.frame.restore(next(remaining), (height, width))
+            patch, (x, y) = look.frame.restore(look.plane, (height, width))
             eyes = measure_eyes(patch, threshold, (x, y), look.frame.matrix, look.frame.width)
-            if look.face is None:
-                if faces != "whole" and not _look_like_one_face(eyes, width, height):
-                    return Prediction(photo, (), probability, threshold, NO_FACE)
-                if eyes:
-                    box = (0.0, 0.0, float(width), float(height))
-                    measured.append(Face(box, (), None, eyes))
-            else:
+            if look.face:
                 measured.append(_face(look.face, eyes))
+            elif faces != "whole" and not _look_like_one_face(eyes, width, height):
+                return Prediction(photo, (), probability, threshold, NO_FACE)
+            elif eyes:
+                measured.append(Face((0.0, 0.0, float(width), float(height)), (), None, eyes))
             part = probability[y : y + patch.shape[0], x : x + patch.shape[1]]
             np.maximum(part, patch, out=part)  # overlapping faces: the union
         return Prediction(photo, tuple(measured), probability, threshold)
 
 
-def to_rgb(photo: Photo) -> RGB:
-    """Turn whatever `Predictor.predict` takes into H x W x 3 uint8 RGB.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or is an array of another shape or type.
-    """
+def _to_rgb(photo: Photo) -> RGB:
     if isinstance(photo, np.ndarray):
-        rgb = photo
-        if rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size or rgb.dtype != np.uint8:
-            problem = f"is an array of shape {rgb.shape} and type {rgb.dtype}"
+        if photo.ndim != 3 or photo.shape[2] != 3 or not photo.size or photo.dtype != np.uint8:
+            problem = f"is an array of shape {photo.shape} and type {photo.dtype}"
             raise InputError("photo", problem, "Expected H x W x 3, uint8")
-        return rgb
+        return photo
     if isinstance(photo, bytes):
         return decode_rgb(photo, "photo")
     if isinstance(photo, Image.Image):
         return from_pillow(photo)
-    try:
-        return decode_rgb(Path(photo).read_bytes(), str(photo))
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror})"
-        raise DecodeError(photo, problem, "Check the path and its permissions") from None
+    return decode_rgb(read_file(Path(photo)), str(photo))
 
 
 def _face(found: FoundFace, eyes: tuple[Eye, ...], problem: str = "") -> Face:
     points = tuple((float(x), float(y)) for x, y in found.landmarks)
     return Face(found.box, points, found.score, eyes, problem)
-
-
-def _is_large(face: FoundFace) -> bool:
-    return _eye_distance(face) >= LEAST_EYE_DISTANCE
 
 
 def _eye_distance(face: FoundFace) -> float:

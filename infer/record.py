@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,26 @@ _COLUMNS = ("photo", "face", "side", "x", "y", "width", "height", "centre_x", "c
             "openness", "probability")  # fmt: skip
 
 
-def rounded(value: Any) -> Any:
-    """Keep a hundredth of a pixel, and four places of what is 0..1."""
+def describe(face: Face) -> dict[str, Any]:
+    """Return a face as plain figures: hundredths of a pixel, four places of what is 0..1."""
+    described: dict[str, Any] = _rounded(asdict(face))
+    return described
+
+
+def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: round(item, 4) if key in _SHARES and item is not None else rounded(item)
+            key: round(item, 4) if key in _SHARES and item is not None else _rounded(item)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [rounded(item) for item in value]
+        return [_rounded(item) for item in value]
     return round(value, 2) if isinstance(value, float) else value
 
 
-def save_record(record: dict[str, Any], path: Path) -> None:
-    """Write a record as compact JSON, whole or not at all."""
-    with atomic_file(path, sync=False) as file:
-        file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+def to_line(record: dict[str, Any]) -> bytes:
+    """Return a record as a line of compact JSON."""
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
 def save_table(photos: Iterable[tuple[str, tuple[Face, ...]]], path: Path) -> None:
@@ -43,9 +48,9 @@ def save_table(photos: Iterable[tuple[str, tuple[Face, ...]]], path: Path) -> No
     table.writerow(_COLUMNS)
     for name, faces in photos:
         for number, face in enumerate(faces, start=1):
-            for eye in face.eyes:
-                places = [round(value, 2) for value in (*eye.box, *eye.centre)]
-                shares = [round(value, 4) for value in (eye.openness, eye.probability)]
-                table.writerow([name, number, eye.side, *places, eye.area, *shares])
+            for eye in describe(face)["eyes"]:
+                shares = (eye["openness"], eye["probability"])
+                table.writerow([name, number, eye["side"], *eye["box"], *eye["centre"],
+                                eye["area"], *shares])  # fmt: skip
     with atomic_file(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(text.getvalue().encode(errors="surrogateescape"))  # names as they are on disk

@@ -1,13 +1,15 @@
 """Many photographs side by side, each on a core of its own, from file to result files.
 
-A bad file yields a `Failure`; the other photographs are still processed.
+A bad file is an `Outcome` with a problem; the other photographs are still processed.
 """
 
 from __future__ import annotations
 
+import struct
 import sys
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,53 +21,39 @@ from PIL import Image
 
 from infer.eyes import Face
 from infer.frame import PhotoFrame
-from infer.output import View, save, save_eyes
+from infer.output import Prediction, View
 from infer.photos import STDIN, Job
-from infer.predictor import Faces, Look, Prediction, Predictor
-from infer.record import save_record
+from infer.predictor import Faces, Look, Predictor
+from infer.record import to_line
 from preprocess.errors import InputError
+from preprocess.files import atomic_file, read_file
 from preprocess.image import PILLOW_ERRORS, decode_fitted, decode_rgb
 from preprocess.runtime import usable_cores
 
 # Photographs that may be in memory at once, in pixels: some 10 bytes each.
 _PIXELS = 60e6
+# What a file's content can make its decoder raise, beyond what `preprocess.image` knows and names:
+# Pillow's rarer plug-ins are written for files that keep the rules.
+DECODER_ERRORS = (
+    *PILLOW_ERRORS, ArithmeticError, AssertionError, AttributeError, EOFError, LookupError,
+    MemoryError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Result:
-    """A photograph that was segmented: its faces and eyes, and what to know about it."""
+class Outcome:
+    """What became of a photograph."""
 
     job: Job
-    faces: tuple[Face, ...]
-    warning: str
-
-    @property
-    def eyes(self) -> int:
-        """How many there are."""
-        return sum(len(face.eyes) for face in self.faces)
+    faces: tuple[Face, ...] = ()
+    warning: str = ""  # what to know about the result
+    problem: str = ""  # why there is none
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A photograph that could not be read, or whose result could not be written."""
-
-    job: Job
-    problem: str
-
-
-def run(
-    predictor: Predictor, jobs: Sequence[Job], faces: Faces = "auto"
-) -> Iterator[Result | Failure]:
+def run(predictor: Predictor, jobs: Sequence[Job], faces: Faces = "auto") -> Iterator[Outcome]:
     """Segment photographs and write the results; yields in order, as they are done.
 
-    Parameters
-    ----------
-    predictor
-        Of one thread, if there are several photographs.
-    jobs
-        From `infer.photos.plan`.
-    faces
-        "auto", "whole" or a number, as in `Predictor.predict`.
+    The predictor should have one thread if there are several `jobs` (of `infer.photos.plan`).
     """
     pool = ThreadPoolExecutor(max(1, min(8, usable_cores(), len(jobs))))
     try:
@@ -93,40 +81,50 @@ class _Room:
                 self._changed.notify_all()
 
 
-def _segment(predictor: Predictor, faces: Faces, room: _Room, job: Job) -> Result | Failure:
+def _segment(predictor: Predictor, faces: Faces, room: _Room, job: Job) -> Outcome:
+    path = job.photo
     try:
-        data = sys.stdin.buffer.read() if job.photo == STDIN else job.photo.read_bytes()
-    except OSError as error:
-        return Failure(job, f"{job.photo}: cannot be read ({error.strerror or error})")
-    with room.take(_pixels(data)):
-        try:
+        data = sys.stdin.buffer.read() if path == STDIN else read_file(path)
+        with room.take(_pixels(data)):
             prediction = _predict(predictor, faces, job, data)
-        except InputError as error:
-            return Failure(job, str(error))
-        path = job.results[0]
-        try:
             for view, path in job.pictures.items():
-                if view is View.EYES:
-                    save_eyes(prediction.cutout(), prediction.faces, path)
-                else:
-                    save(prediction.draw(view), path)
+                prediction.save(path, view)
             if job.record:
                 path = job.record
-                save_record(prediction.to_dict(job.photo.name), path)
-        except OSError as error:
-            return Failure(job, f"{path}: cannot be written ({error.strerror or error})")
-    return Result(job, prediction.faces, _remarks(prediction))
+                with atomic_file(path, sync=False) as file:
+                    file.write(to_line(prediction.to_dict(job.photo.name)))
+    except InputError as error:
+        return Outcome(job, problem=str(error))
+    except OSError as error:
+        return Outcome(job, problem=f"{path}: cannot be written ({error.strerror or error})")
+    small = sum(bool(face.problem) for face in prediction.faces)
+    remark = f"{small} of {len(prediction.faces)} faces too small to be segmented"
+    return Outcome(job, prediction.faces, remark if small else prediction.warning)
 
 
 def _predict(predictor: Predictor, faces: Faces, job: Job, data: bytes) -> Prediction:
-    if faces == "whole" and not set(job.pictures) - {View.MASK, View.SOFT}:
-        # Nobody looks at the photograph itself: a large JPEG is decoded small.
-        square, geometry = decode_fitted(data, predictor.network.size, str(job.photo))
-        shape = (geometry.source_height, geometry.source_width)
-        planes = predictor.network(square[None])
-        return predictor.assemble(shape, [Look(None, PhotoFrame(geometry))], planes, faces)
-    rgb = decode_rgb(data, str(job.photo))
-    return predictor.predict(rgb, faces)
+    name = str(job.photo)
+    if faces != "whole" or set(job.pictures) - {View.MASK, View.SOFT}:
+        with _names_damage(name):
+            rgb = decode_rgb(data, name)
+        return predictor.predict(rgb, faces)
+    with _names_damage(name):  # nobody looks at the photograph: a large JPEG is decoded small
+        square, geometry = decode_fitted(data, predictor.network.size, name)
+    look = Look(None, PhotoFrame(geometry), predictor.network(square[None])[0])
+    shape = (geometry.source_height, geometry.source_width)
+    return predictor.assemble(shape, [look], faces, None)
+
+
+@contextmanager
+def _names_damage(name: str) -> Iterator[None]:
+    """Turn what a file's content can make a decoder raise into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except DECODER_ERRORS as error:
+        problem = f"cannot be decoded ({type(error).__name__}: {error})"
+        raise InputError(name, problem, "Give a JPEG, PNG or WebP file") from None
 
 
 def _pixels(data: bytes) -> float:
@@ -136,12 +134,5 @@ def _pixels(data: bytes) -> float:
             warnings.simplefilter("ignore")  # of Pillow, about large pictures: that is the point
             with Image.open(BytesIO(data)) as photo:
                 return float(photo.width * photo.height)
-    except (*PILLOW_ERRORS, Image.DecompressionBombError):
+    except (*DECODER_ERRORS, Image.DecompressionBombError):
         return 0.0  # decoding will name the damage
-
-
-def _remarks(prediction: Prediction) -> str:
-    small = sum(bool(face.problem) for face in prediction.faces)
-    if small:
-        return f"{small} of {len(prediction.faces)} faces too small to be segmented"
-    return prediction.warning

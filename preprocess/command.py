@@ -36,6 +36,11 @@ HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_conten
 VERSION = click.version_option(__version__, "--version")
 
 
+def one_line(text: object) -> str:
+    """Return a message on one line that any terminal shows: names of files may hold anything."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
 def _describe(error: OSError) -> str:
     if error.filename is None or error.strerror is None:
         return str(error)
@@ -58,12 +63,12 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except InputError as error:
-            print(f"Error: {error}", file=sys.stderr)
+            print(f"Error: {one_line(error)}", file=sys.stderr)
             raise SystemExit(2) from None
         except BrokenPipeError:  # `| head`: click knows what to do
             raise
         except OSError as error:
-            print(f"Error: {_describe(error)}", file=sys.stderr)
+            print(f"Error: {one_line(_describe(error))}", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
             print("Interrupted. What was finished is kept.", file=sys.stderr)

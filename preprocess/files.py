@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ else:
     import fcntl
 
 T = TypeVar("T")
+_MOST_BYTES = 1 << 30
 
 
 @contextmanager
@@ -84,6 +86,27 @@ def write_json(path: Path, content: object) -> None:
     """Write JSON for people and programs; what JSON does not know becomes text."""
     with atomic_file(path) as file:
         file.write(json.dumps(content, indent=2, default=str).encode() + b"\n")
+
+
+def read_file(path: Path, remedy: str = "Check the path and its permissions") -> bytes:
+    """Read a file of at most 1 GiB.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is no regular file (a pipe would wait for ever), or larger.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(path, "is a folder, a pipe or a device", "Give a regular file")
+        if found.st_size > _MOST_BYTES:
+            raise InputError(path, f"has {found.st_size} bytes", f"Expected up to {_MOST_BYTES}")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(path, "does not exist", remedy) from None
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror or error})", remedy) from None
 
 
 def file_sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,43 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
         levels = np.asarray(picture)
     assert set(np.unique(levels).tolist()) <= {0, 255}
     return levels > 0
+
+
+def write_clip(
+    path: Path, picture: npt.NDArray[np.uint8], *, frames: int = 20, width: int = 320,
+    height: int = 240, sound: bool = True, coding: str = "aac", layout: str = "fltp",
+) -> None:  # fmt: skip
+    """Pan over a picture, ten frames a second, with a tone."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=10)
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        audio = container.add_stream(coding, rate=44100) if sound else None
+        for number in range(frames):
+            part = picture[40 : 40 + height, 20 + 2 * number :]
+            frame = np.ascontiguousarray(part[:, :width])
+            for packet in video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+                container.mux(packet)
+        for packet in video.encode():
+            container.mux(packet)
+        if audio:
+            samples = np.sin(np.arange(frames * 4410) * 0.06).astype(np.float32)
+            for at in range(0, len(samples) - 1024, 1024):
+                part = samples[None, at : at + 1024]
+                part = part if layout == "fltp" else (part * 30000).astype(np.int16)
+                tone = av.AudioFrame.from_ndarray(part, layout, "mono")
+                tone.sample_rate, tone.pts, tone.time_base = 44100, at, Fraction(1, 44100)
+                for packet in audio.encode(tone):
+                    container.mux(packet)
+            for packet in audio.encode():
+                container.mux(packet)
+
+
+class Blind:
+    """A network that sees nothing, at once."""
+
+    size, stride, threshold = 32, 32, 0.5
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return np.zeros(images.shape[:3], np.float32)

@@ -196,5 +196,5 @@ def test_photos_side_by_side_are_as_each_alone(
 
 def test_finder_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("infer.faces.PATH", tmp_path / "centerface.onnx")
-    with pytest.raises(InputError, match="centerface.onnx: is missing"):
+    with pytest.raises(InputError, match="centerface.onnx: does not exist"):
         FaceFinder().find(np.zeros((64, 64, 3), np.uint8))

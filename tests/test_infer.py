@@ -16,9 +16,9 @@ from PIL import Image
 from infer import Predictor
 from infer.cli import main
 from infer.eyes import Eye, Face
-from infer.output import View, draw
+from infer.output import Prediction, View
 from infer.photos import plan
-from infer.run import Failure, Result, run
+from infer.run import run
 from preprocess.image import decode_fitted
 
 call = partial(common.call, main)
@@ -29,17 +29,19 @@ def test_views_show_photo_mask_and_overlay_side_by_side() -> None:
     mask = np.zeros((40, 60), bool)
     mask[10:20, 15:35] = True
     probability = np.where(mask, np.float32(0.9), np.float32(0.2))
-    panel = draw(View.PANEL, photo, probability, 0.5)
+    prediction = Prediction(photo, (), probability, 0.5)
+    panel = prediction.draw("panel")
     assert panel.shape == (40, 180, 3)
     assert np.array_equal(panel[:, :60], photo)
     assert np.array_equal(panel[:, 60:120, 1] > 0, mask)
     overlay = panel[:, 120:]
     assert (overlay[12:18, 18:32] != photo[12:18, 18:32]).any(axis=2).all()
     assert np.array_equal(overlay[30:, 45:], photo[30:, 45:])
-    assert np.array_equal(draw(View.OVERLAY, photo, probability, 0.5)[:, 60:], overlay)
-    assert np.array_equal(draw(View.MASK, None, probability, 0.5) > 0, mask)
-    assert set(np.unique(draw(View.SOFT, None, probability, 0.5))) == {51, 230}
-    cutout = draw(View.CUTOUT, photo, probability, 0.5)
+    assert np.array_equal(prediction.overlay()[:, 60:], overlay)
+    small = replace(prediction, photo=None)  # as decoded for a mask alone
+    assert np.array_equal(small.draw("mask") > 0, mask)
+    assert set(np.unique(small.draw("soft"))) == {51, 230}
+    cutout = prediction.cutout()
     assert np.array_equal(cutout[mask][:, :3], photo[mask])
     assert np.array_equal(cutout[..., 3] == 255, mask)
     assert not cutout[~mask].any()
@@ -52,14 +54,13 @@ def test_small_faces_are_shown_enlarged_below_the_panel() -> None:
     right = Eye("right", (200, 100, 20, 6), (210, 103), 120, (), 0.3, 0.9)
     left = Eye("left", (240, 100, 20, 6), (250, 103), 120, (), 0.3, 0.9)
     face = Face((190, 60, 80, 100), (), 0.9, (right, left))
-    panel = draw(View.PANEL, photo, probability, 0.5, [face])
+    panel = Prediction(photo, (face,), probability, 0.5).draw("panel")
     assert panel.shape == (400 + 300, 1800, 3)
     close = panel[400:, :600]
     green = np.flatnonzero((close[..., 1].astype(int) - close[..., 0] > 30).any(axis=0))
     assert np.ptp(green) > 300, "the eyes are far apart there"
-    assert draw(View.PANEL, photo[90:130, 180:280], probability[90:130, 180:280], 0.5, [
-        replace(face, eyes=(right, replace(left)))
-    ]).shape[0] == 40  # fmt: skip
+    part = np.s_[90:130, 180:280]
+    assert Prediction(photo[part], (face,), probability[part], 0.5).draw("panel").shape[0] == 40
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_tiny_and_narrow_pictures_go_through(
     (job,) = plan(flat(tmp_path / "small.png"), tmp_path / "result.png", list(View))
     for faces in ("auto", "whole"):
         (outcome,) = run(predictor, [job], faces)
-        assert isinstance(outcome, Result)
+        assert not outcome.problem
         assert read_mask(job.pictures[View.MASK]).shape == size[::-1]
 
 
@@ -131,10 +132,8 @@ def test_a_result_that_cannot_be_written_is_reported(
         (tmp_path / name).write_bytes(photo.read_bytes())
     jobs = plan(flat(tmp_path / "a.jpg", tmp_path / "b.jpg"), tmp_path, [View.MASK])
     failed, done = run(predictor, jobs, "whole")
-    assert isinstance(failed, Failure)
     assert "a_eyes.png: cannot be written" in failed.problem
-    assert isinstance(done, Result)
-    assert done.eyes
+    assert done.faces[0].eyes
 
 
 def test_one_bad_file_does_not_stop_the_others_nor_mix_them_up(
@@ -146,7 +145,7 @@ def test_one_bad_file_does_not_stop_the_others_nor_mix_them_up(
     jobs = plan(flat(*photos[:11], broken, *photos[11:]), tmp_path / "out", [View.MASK])
     outcomes = list(run(predictor, jobs, "whole"))
     assert [outcome.job for outcome in outcomes] == jobs
-    (failure,) = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    (failure,) = [outcome for outcome in outcomes if outcome.problem]
     assert failure.job.photo == broken
     assert "broken.jpg" in failure.problem
     seen = 0

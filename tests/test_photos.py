@@ -43,12 +43,12 @@ def test_results_have_predictable_names_of_their_own() -> None:
     photos = [Path("x/a.jpg"), Path("x/A.png"), Path("y/a.jpg"), Path("x/b.jpg")]
     names = [job.results[0].name for job in plan(flat(*photos), Path("out"))]
     assert names == ["a_jpg_eyes.png", "A_png_eyes.png", "a_jpg_2_eyes.png", "b_eyes.png"]
-    assert plan(flat(photos[0]), None)[0].results == (Path("eye_segmentation_result.png"),)
-    assert plan(flat(photos[0]), Path("out"))[0].results == (Path("out/a_eyes.png"),)
+    assert plan(flat(photos[0]), None)[0].results == [Path("eye_segmentation_result.png")]
+    assert plan(flat(photos[0]), Path("out"))[0].results == [Path("out/a_eyes.png")]
     several = plan(flat(*photos[2:]), Path("out"), [View.MASK, View.CUTOUT], json=True)
-    assert several[1].results == tuple(
+    assert several[1].results == [
         Path(f"out/b_eyes{ending}") for ending in ("_mask.png", "_cutout.png", ".json")
-    )
+    ]
     with pytest.raises(InputError, match="one file for 4 photographs"):
         plan(flat(*photos), Path("all.png"))
 

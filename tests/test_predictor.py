@@ -90,7 +90,7 @@ def test_a_photo_may_come_as_path_bytes_picture_or_array(
     for given in (str(photo), photo, photo.read_bytes(), upright, turned, Image.open(turned)):
         found = predictor.predict(given, "whole").probability
         assert np.abs(found - expected).max() < 0.02
-    with pytest.raises(InputError, match=r"none\.jpg: cannot be read"):
+    with pytest.raises(InputError, match=r"none\.jpg: does not exist"):
         predictor.predict(tmp_path / "none.jpg")
     with pytest.raises(InputError, match="photo: cannot be decoded"):
         predictor.predict(b"no picture")

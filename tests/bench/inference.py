@@ -34,9 +34,9 @@ from infer import Predictor
 from infer.faces import FaceFinder
 from infer.frame import FaceFrame
 from infer.network import BUNDLED, OnnxNetwork, open_network
-from infer.output import View, draw, save
+from infer.output import Prediction, View
 from infer.photos import find_photos, plan
-from infer.run import Result, run
+from infer.run import run
 from preprocess.celebamask import IMAGE_FOLDER
 from preprocess.image import decode_fitted, decode_rgb
 
@@ -54,8 +54,8 @@ STAGES = {
     "cut out": FaceFrame.sample,
     "network": OnnxNetwork.__call__,
     "bring back, measure eyes": Predictor.assemble,
-    "threshold": draw,
-    "PNG and file": save,
+    "threshold": Prediction.draw,
+    "PNG and file": Prediction.save,
 }
 
 
@@ -96,7 +96,7 @@ def segmenter(out: str, faces: Any, threads: int) -> Callable[[Sequence[Path]], 
     def segment(files: Sequence[Path]) -> None:
         jobs = plan(dict.fromkeys(files, Path()), Path(out), [View.MASK])
         for outcome in run(predictor, jobs, faces):
-            if not isinstance(outcome, Result):
+            if outcome.problem:
                 raise click.ClickException(outcome.problem)
 
     return segment
