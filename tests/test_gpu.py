@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from common import blobs
 
 from preprocess.runtime import dali_is_installed
 from train.augment import augment
@@ -39,8 +42,7 @@ def test_batches_agree_with_the_cpu(pack_root: Path, loader: str, cache: str) ->
     order = list(split.shuffled(4, 1, 0))
     on_gpu = Loader(split, GPU, loader, cache).batches(order)
     for gpu, cpu in zip(on_gpu, Loader(split, CPU, "portable").batches(order), strict=True):
-        assert gpu.images.is_cuda
-        assert gpu.masks.is_cuda
+        assert gpu.images.device == gpu.masks.device == GPU
         assert np.array_equal(gpu.rows, cpu.rows)
         assert torch.equal(gpu.masks.cpu(), cpu.masks)
         difference = (gpu.images.cpu().int() - cpu.images.int()).abs().float()
@@ -62,12 +64,18 @@ def test_augmentation_agrees_with_the_cpu(pack_root: Path) -> None:
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    masks = torch.zeros(8, 1, 64, 64)
-    for row in range(8):
-        masks[row, :, 5 * row : 5 * row + 8, 20:36] = 1
-    images = 40 + 60 * torch.rand((8, 3, 64, 64), generator=generator) + 90 * masks
-    return images.to(GPU, memory_format=torch.channels_last), masks.to(GPU)
+    images, masks = blobs(8)
+    return images.to(GPU), masks.to(GPU)
+
+
+@contextmanager
+def sync_debug(mode: str) -> Iterator[None]:
+    """Let torch warn, or raise, at every read that makes the host wait."""
+    torch.cuda.set_sync_debug_mode(mode)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
@@ -94,12 +102,9 @@ def test_a_step_does_not_wait_for_the_device(amp: str, captured: bool) -> None:
     inputs = batch()
     for _ in range(5):
         step(*inputs, 1.0, 0.9)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with sync_debug("error"):
         for _ in range(3):
             step(*inputs, 1.0, 0.9)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -107,19 +112,14 @@ def test_a_step_does_not_wait_for_the_device(amp: str, captured: bool) -> None:
 def test_an_epoch_does_not_wait_more_for_more_steps(
     pack_root: Path, tmp_path: Path, loader: str, cache: str
 ) -> None:
-    """torch warns of every read that makes the host wait."""
-
     def waits(batch: int) -> int:
-        with warnings.catch_warnings(record=True) as caught:
+        config = TrainConfig(
+            pack_root, tmp_path / f"{batch}", epochs=2, batch=batch, device="cuda", loader=loader,
+            cache=cache, model=ModelConfig(width=4, depth=2),
+        )  # fmt: skip
+        with warnings.catch_warnings(record=True) as caught, sync_debug("warn"):
             warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                fit(TrainConfig(
-                    pack_root, tmp_path / f"{batch}", epochs=2, batch=batch, device="cuda",
-                    loader=loader, cache=cache, model=ModelConfig(width=4, depth=2),
-                ))  # fmt: skip
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
+            fit(config)
         return sum("synchronizing" in str(warning.message) for warning in caught)
 
     waits(10)  # warm-up: kernels and allocator
@@ -128,11 +128,11 @@ def test_an_epoch_does_not_wait_more_for_more_steps(
 
 
 def test_training_and_evaluation_on_the_device(pack_root: Path, tmp_path: Path) -> None:
-    config = TrainConfig(
-        pack_root, tmp_path, epochs=2, batch=4, device="cuda", model=ModelConfig(width=4, depth=2)
-    )
-    result = fit(config)
+    small = ModelConfig(width=4, depth=2)
+    model = fit(TrainConfig(pack_root, tmp_path, 2, 4, device="cuda", model=small)).model_path
     assert amp_dtype("auto", GPU) in {torch.bfloat16, torch.float16}
-    on_gpu = evaluate_checkpoint(result.model_path, pack_root, "train", device="cuda").evaluation
-    on_cpu = evaluate_checkpoint(result.model_path, pack_root, "train", device="cpu").evaluation
-    assert on_gpu.metrics.f1 == pytest.approx(on_cpu.metrics.f1, abs=0.02)
+    on_gpu, on_cpu = (
+        evaluate_checkpoint(model, pack_root, "train", device=device).evaluation.metrics.f1
+        for device in ("cuda", "cpu")
+    )
+    assert on_gpu == pytest.approx(on_cpu, abs=0.02)

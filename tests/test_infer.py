@@ -10,7 +10,7 @@ from pathlib import Path
 import common
 import numpy as np
 import pytest
-from common import flat, iou, read_mask
+from common import Patch, flat, iou, read_mask
 from PIL import Image
 
 from infer import Predictor
@@ -160,7 +160,7 @@ def test_one_bad_file_does_not_stop_the_others_nor_mix_them_up(
 
 
 def test_command_writes_the_panel_where_users_look(
-    face_model: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    face_model: Path, photo: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ("--image", photo, "--model", face_model)
@@ -234,7 +234,7 @@ def test_eyes_one_by_one_and_a_photo_from_standard_input(
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    face_model: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    face_model: Path, photo: Path, tmp_path: Path, monkeypatch: Patch,
     words: list[str], message: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from common import assert_same, tiny, weights
+from common import Patch, assert_same, tiny, weights
 
 from preprocess.errors import InputError
 from preprocess.manifest import EyeCount, Manifest
@@ -106,7 +106,7 @@ def test_two_processes_train_one_model(pack_root: Path, tmp_path: Path) -> None:
 
 
 def test_mixed_precision_is_what_the_device_can_do(
-    pack_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pack_root: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     assert amp_dtype("auto", torch.device("cpu")) is None
     losses = [fit(tiny(pack_root, tmp_path / amp, epochs=1, amp=amp)).history[0].loss
@@ -136,7 +136,7 @@ def test_a_run_that_cannot_work_ends_with_the_remedy(
 
 
 def test_a_full_disk_while_an_epoch_is_written_ends_the_run(
-    pack_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pack_root: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Files are written beside the next epoch: what goes wrong there must not be lost."""
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from common import IMAGES, MASKS, files, flip
+from common import IMAGES, MASKS, Patch, files, flip
 
 import preprocess.pack
 from preprocess.check import check
@@ -171,9 +171,7 @@ def test_only_the_shard_of_a_changed_file_is_packed_again(
         assert run(source, out).packed == 0
 
 
-def test_while_packing_there_is_no_manifest(
-    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_while_packing_there_is_no_manifest(source: Path, out: Path, monkeypatch: Patch) -> None:
     def stop(*_: object) -> None:
         raise RuntimeError("power cut")
 

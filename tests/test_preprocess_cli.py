@@ -10,7 +10,7 @@ from pathlib import Path
 import common
 import numpy as np
 import pytest
-from common import fails
+from common import Patch, fails
 from PIL import Image
 
 from preprocess.cli import main
@@ -117,7 +117,7 @@ def test_summary_says_what_was_dropped_suspected_and_assumed(tmp_path: Path) -> 
     ],
 )
 def test_mistakes_are_one_line_with_place_value_and_remedy(
-    words: str, problem: str, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: str, problem: str, faces: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("mine")

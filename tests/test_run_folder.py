@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from common import assert_same
+from common import Patch, assert_same
 from PIL import Image
 
 from preprocess.errors import InputError
@@ -77,7 +77,7 @@ def test_a_run_killed_in_the_middle_of_a_file_goes_on(whole: TrainConfig, tmp_pa
 
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 4])
 def test_a_run_stopped_at_any_save_goes_on_whole(
-    whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+    whole: TrainConfig, tmp_path: Path, monkeypatch: Patch, stop_at: int
 ) -> None:
     """Whichever file was last written, --resume ends with the same files as without a stop."""
     config, save, calls = replace(whole, output=tmp_path), Checkpoint.save, 0

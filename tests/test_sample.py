@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from common import Patch
 
 from preprocess.celebamask import split_of_orig_idx
 from preprocess.drawn import eye
@@ -80,7 +81,7 @@ def test_interrupted_run_continues(sample: Path, tmp_path: Path) -> None:
 
 
 def test_other_settings_replace_the_sample(
-    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     other = SampleConfig(count=14, seed=5, size=128, mask_size=64)
     write_sample(tmp_path, other, workers=1)
@@ -111,7 +112,7 @@ def test_faces_depend_on_index_and_seed_alone() -> None:
     assert (draw_face(0, other).image != first).mean() > 0.5
 
 
-def test_masks_are_where_eyes_are_painted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_are_where_eyes_are_painted(monkeypatch: Patch) -> None:
     """Make the irises green: the pixels that change lie in the masks, and fill much of them."""
     config = SampleConfig(size=256, mask_size=256)
     faces = [draw_face(i, config) for i in range(40)]

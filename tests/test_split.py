@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import forge
+from common import Patch, forge
 
 from preprocess.errors import InputError
 from preprocess.manifest import Manifest
@@ -45,7 +45,7 @@ def test_the_order_of_a_seed_never_changes(
     assert found == [[int(number) for number in row.split()] for row in batches]
 
 
-def test_an_epoch_shuffles_a_few_shards_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_shuffles_a_few_shards_as_one(monkeypatch: Patch) -> None:
     assert {row // 5 for row in SPLIT.shuffled(5, 0, 0)[0].tolist()} > {0}
     monkeypatch.setattr("train.split._MIXED", 1)
     rows = SPLIT.shuffled(12, 0, 0)[0].tolist()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from common import call
+from common import Patch, call
 from PIL import Image
 
 from preprocess.errors import InputError
@@ -71,7 +71,7 @@ def test_training_ends_with_calibrated_weights(trained: Path, pack_root: Path) -
 
 
 def test_evaluation_does_not_depend_on_loader_batch_or_processes(
-    face_model: Path, face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    face_model: Path, face_shards: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     base = evaluate_checkpoint(face_model, face_shards, "train", loader="auto").evaluation
     assert base.metrics.f1 > 0.5
@@ -130,7 +130,7 @@ FIT = "--shards PACK --output out "
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    pack_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str
+    pack_root: Path, tmp_path: Path, monkeypatch: Patch, words: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
@@ -147,7 +147,7 @@ def test_size_of_pack_and_model_must_agree(trained: Path, faces: Path, tmp_path:
         evaluate_checkpoint(trained, tmp_path, "test")
 
 
-def test_presets_are_defaults_that_options_override(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_are_defaults_that_options_override(monkeypatch: Patch) -> None:
     seen: list[TrainConfig] = []
 
     def fit(config: TrainConfig, resume: bool) -> None:

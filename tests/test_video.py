@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from common import call, fails
+from common import Patch, call, fails
 
 from infer import Predictor
 from infer.cli import main
@@ -176,7 +176,7 @@ def test_faces_are_searched_where_they_were_and_everywhere_if_one_is_lost() -> N
     assert asked[-1] == (500, 1000), "lost: searched for everywhere"
 
 
-def test_without_pyav_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_pyav_the_remedy_is_named(monkeypatch: Patch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(InputError, match="pip install av"):
         segment_video(Predictor.bundled(), tmp_path / "a.mp4", tmp_path / "b.mp4")
