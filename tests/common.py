@@ -26,6 +26,7 @@ from train.config import AugmentConfig, ModelConfig, TrainConfig
 Parts = dict[str, bytes]
 Patch = pytest.MonkeyPatch
 IMAGES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno"
+TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "train"]
 
 
 def call(command: click.Command, *words: object) -> Result:
