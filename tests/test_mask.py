@@ -21,6 +21,7 @@ from preprocess.mask import (
     decode_mask,
     encode_label,
     eye_boxes,
+    eye_centres,
     fit_mask,
     label_map,
 )
@@ -279,4 +280,7 @@ def test_eyes_are_found_at_the_very_edge_too() -> None:
     label = np.zeros((32, 40), np.uint8)
     label[0:3, 0:4], label[28:32, 35:40], label[16, 20] = 255, 170, 255
     assert eye_boxes(label) == [(37.0, 29.5, 5.0, 4.0), (1.5, 1.0, 4.0, 3.0)]
+    moved = np.pad(label, ((5, 0), (7, 0)))
+    assert eye_boxes(moved) == [(44.0, 34.5, 5.0, 4.0), (8.5, 6.0, 4.0, 3.0)]
+    assert eye_centres(moved) == [[9.0, 6.5], [44.5, 35.0]], "from the corner of the corner pixel"
     assert eye_boxes(np.zeros((8, 8), np.uint8)) == []

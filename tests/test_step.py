@@ -195,9 +195,10 @@ def test_state_comes_back_whole() -> None:
     images, masks = blobs()
     torch.manual_seed(0)
     step, again = (TrainStep(to_channels_last(UNet(SMALL)), 5e-3, "fp16") for _ in range(2))
-    for _ in range(3):
-        step(images, masks, 0.7, 0.9)
+    for light in (1.0, 1.0, float("inf")):
+        step(light * images, masks, 0.7, 0.9)
     again.load_state_dict(step.state_dict(), step.average.state_dict())
+    assert again.scaler.get_scale() == step.scaler.get_scale()
     for _ in range(2):
         assert torch.equal(step(images, masks, 0.5, 0.9), again(images, masks, 0.5, 0.9))
     averages = (each.average.state_dict().values() for each in (step, again))

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import click
-from contest import ROOT, Contender, Figures, Options, Results
+from contest import ROOT, Contender, Figures, Results
 
 from preprocess.runtime import usable_cores
 
@@ -175,7 +175,20 @@ def stage_table(columns: Mapping[str, Sequence[Figures]]) -> str:
     )
 
 
-def plot_bars(options: Options, picture: str, title: str, found: Results, axis: str) -> None:
+def contest_section(
+    title: str, picture: Path, facts: Mapping[str, str], found: Results, ours: Sequence[str],
+    columns: Mapping[str, tuple[str, int]], *, least: Mapping[str, float],
+    cells: Mapping[str, Callable[[Contender], str]] | None = None,
+    tables: Mapping[str, str] | None = None, bars: Sequence[str] = (),
+) -> Section:  # fmt: skip
+    """Make the section of a contest: its table, whose first column is plotted, and its bars."""
+    plot_bars(picture, title, found, next(iter(columns)))
+    shown = {"Contenders": contender_table(found, columns, ours, cells or {})} | dict(tables or {})
+    reached = [*peer_bars(found, ours, least), *bars]
+    return Section(title, facts, shown, reached, picture.name)
+
+
+def plot_bars(path: Path, title: str, found: Results, axis: str) -> None:
     """Draw medians with a line from lowest to highest; this project's in colour."""
     from matplotlib.figure import Figure  # late: packing's workers import this module
 
@@ -193,13 +206,13 @@ def plot_bars(options: Options, picture: str, title: str, found: Results, axis: 
     axes.set(title=title, xlabel=axis)
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
-    options.out.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(options.out / picture, dpi=110)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(path, dpi=110)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves by label, each the values of all rounds by x; `band` shades a share around the first.
+    """Curves by label, each the values of all rounds by x.
 
     `level` draws a dotted line, `log` names the axes with a logarithmic scale ("x", "xy"), `zero`
     lets the values begin at 0.
@@ -208,7 +221,6 @@ class Panel:
     title: str
     x: str
     curves: Mapping[str, Mapping[float, Sequence[float]]]
-    band: float = 0.0
     level: float | None = None
     log: str = ""
     zero: bool = True
@@ -226,11 +238,7 @@ def plot_curves(path: Path, *panels: Panel) -> None:
             bounds = [[abs(f(v) - m) for v, m in zip(curve.values(), middles, strict=True)]
                       for f in (min, max)]  # fmt: skip
             colour = colours.setdefault(label, f"C{len(colours)}")
-            look = {"marker": "o", "ms": 3, "label": label, "color": colour}
-            axes.errorbar(list(curve), middles, bounds, **look)
-            if panel.band:
-                around = (1 - panel.band) * middles[0], (1 + panel.band) * middles[0]
-                axes.axhspan(*around, color=colour, alpha=0.12)
+            axes.errorbar(list(curve), middles, bounds, marker="o", ms=3, label=label, color=colour)
         if panel.level is not None:
             axes.axhline(panel.level, color="0.4", linestyle=":")
         axes.set(xlabel=panel.x, title=panel.title, yscale="log" if "y" in panel.log else "linear")
