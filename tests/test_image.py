@@ -11,7 +11,7 @@ from common import Patch, encoded
 from PIL import Image
 
 from preprocess.errors import DecodeError
-from preprocess.image import RGB, Geometry, decode_fitted, decode_rgb, fit
+from preprocess.image import RGB, decode_fitted, decode_rgb, fit
 
 RED, BLUE, WHITE, BLACK = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -51,17 +51,6 @@ def decibels(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
 
 def apart(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> int:
     return int(np.abs(one.astype(np.int16) - other).max())
-
-
-@pytest.mark.parametrize(
-    ("height", "width"), [(64, 64), (512, 512), (300, 200), (200, 300), (37, 512), (9, 7), (1, 1)]
-)
-def test_geometry_is_centred_inside_and_keeps_the_aspect(height: int, width: int) -> None:
-    place = Geometry.fit(height, width, 64)
-    assert max(place.height, place.width) == 64
-    assert place.height * width == pytest.approx(place.width * height, abs=max(height, width) / 2)
-    assert 0 <= 64 - place.height - 2 * place.top <= 1
-    assert 0 <= 64 - place.width - 2 * place.left <= 1
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (120, 80), (70, 151), (40, 30), (64, 64)])

@@ -16,9 +16,6 @@ from infer import Predictor
 from infer.network import BUNDLED, OnnxNetwork, TorchNetwork, bundled_digest, open_network
 from preprocess.errors import InputError
 from preprocess.image import decode_rgb
-from preprocess.manifest import Manifest
-from preprocess.pack import PackConfig, pack
-from preprocess.shards import read_samples
 from train.checkpoint import Checkpoint
 from train.export import check_onnx, export_onnx, pictures
 
@@ -34,25 +31,6 @@ def test_bundled_files_are_one_network() -> None:
     for shape in ((1, 96, 192, 3), (3, 256, 256, 3), (2, 32, 64, 3)):
         images = rng.integers(0, 256, shape, dtype=np.uint8)
         np.testing.assert_allclose(onnx(images), torch(images), atol=4e-3)
-
-
-@pytest.mark.slow
-def test_bundled_files_mark_the_same_pixels_of_genuine_photographs(
-    genuine: Path, tmp_path: Path
-) -> None:
-    pack(PackConfig(genuine / "CelebAMask-HQ", tmp_path))
-    images = [
-        decode_rgb(parts["jpg"])
-        for shard in Manifest.load(tmp_path).split("val").shards
-        for _, parts in read_samples(tmp_path / shard.name)
-    ]
-    networks = open_network(), TorchNetwork(BUNDLED.with_suffix(".safetensors"), "cpu")
-    masks = [
-        np.concatenate([net(np.stack(images[at : at + 12])) for at in range(0, 84, 12)])
-        >= net.threshold
-        for net in networks
-    ]
-    assert iou(*masks) >= 0.999
 
 
 def test_export_says_everything_and_is_checked(face_model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -124,31 +125,24 @@ def test_masks_are_where_eyes_are_painted(monkeypatch: Patch) -> None:
 
 
 def test_what_cannot_be_seen_has_no_mask() -> None:
-    looks = [Look(np.random.default_rng((0, i)), 256) for i in range(400)]
-    masks = {"sun": 0, "closed": 0, "one closed": 0, "covered": 0, "glasses": 0, "both": 0}
-    for i, look in enumerate(looks):
-        names = {"l_eye", "r_eye"}
-        kind = "both"
+    seen = Counter()
+    for i in range(400):
+        look = Look(np.random.default_rng((0, i)), 256)
+        names = {n for n, o in zip(("r_eye", "l_eye"), look.openness, strict=True) if o}
         if look.glasses == "sun":
-            kind, names = "sun", set()
+            names = set()
         elif look.covered:
-            kind, names = "covered", {"l_eye" if look.covered < 0 else "r_eye"}
-        elif not look.openness.all():
-            kind = "one closed" if look.openness.any() else "closed"
-            names = {n for n, o in zip(("r_eye", "l_eye"), look.openness, strict=True) if o}
-        elif look.glasses:
-            kind = "glasses"
-        if look.glasses:
-            names = names | {"eye_g"}
-        masks[kind] += 1
-        if masks[kind] <= 3:
+            names = {"l_eye" if look.covered < 0 else "r_eye"}
+        kind = (look.glasses, bool(look.covered), len(names))
+        seen[kind] += 1
+        if seen[kind] <= 2:
             parts = draw_face(i, SMALL).parts
-            assert parts.keys() == names, (i, kind)
-            if {"l_eye", "r_eye"} <= names:  # the subject's left eye is on the viewer's right
+            assert parts.keys() == names | ({"eye_g"} if look.glasses else set()), (i, kind)
+            if len(names) == 2:  # the subject's left eye is on the viewer's right
                 left, right = (np.argwhere(parts[n]).mean(0) for n in ("l_eye", "r_eye"))
                 assert 20 < left[1] - right[1] < 45
-    assert all(masks.values())
-    assert masks["both"] > 280
+    (usual, often), *_ = seen.most_common()
+    assert (usual[1:], often > 280, len(seen) >= 6) == ((False, 2), True, True)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import Patch, forge
+from common import forge
 
 from preprocess.errors import InputError
 from preprocess.manifest import Manifest
@@ -32,14 +32,6 @@ def test_the_order_of_a_seed_never_changes() -> None:
     assert SPLIT.shuffled(4, 0, 0).tolist() == [[3, 10, 6, 9], [11, 5, 1, 7], [0, 8, 4, 2]]
     assert SPLIT.shuffled(4, 3, 7).tolist() == [[7, 10, 6, 2], [1, 8, 0, 5], [11, 9, 4, 3]]
     assert SPLIT.shuffled(5, 0, 1).tolist() == [[2, 5, 1, 4, 10], [3, 6, 7, 8, 9]]
-
-
-def test_an_epoch_shuffles_a_few_shards_as_one(monkeypatch: Patch) -> None:
-    assert {row // 5 for row in SPLIT.shuffled(5, 0, 0)[0].tolist()} > {0}
-    monkeypatch.setattr("train.split._MIXED", 1)
-    rows = SPLIT.shuffled(12, 0, 0)[0].tolist()
-    assert sorted([rows.index(0), rows.index(5), rows.index(9)])[0] == 0
-    assert rows[rows.index(5) :][:4] == [5, 6, 7, 8]
 
 
 def test_evaluation_shows_each_sample_once_whatever_batch_and_processes() -> None:

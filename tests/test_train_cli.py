@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from common import TWO_PROCESSES, Patch, call, fails, python
 from PIL import Image
@@ -83,21 +82,6 @@ def test_evaluation_does_not_depend_on_loader_batch_or_processes(
     assert content["metrics"] == base.metrics.to_dict()
     keys = Split.open(face_shards, "train").keys(np.array(list(base.iou), np.int32))
     assert content["iou"] == pytest.approx(dict(zip(keys, base.iou.values(), strict=True)))
-
-
-def test_figures_are_those_of_the_pixels(face_model: Path, face_shards: Path) -> None:
-    """Recompute F1 from the grids' own ingredients, without train.metrics."""
-    result = evaluate_checkpoint(face_model, face_shards, "train", loader="portable")
-    hit = marked = wanted = 0
-    with torch.inference_mode():
-        for batch in result.loader.batches(result.loader.split.in_order(7)):
-            logits = result.model(batch.images.permute(0, 3, 1, 2))[:, 0]
-            predicted = logits.sigmoid().numpy() >= result.checkpoint.threshold
-            truth = batch.masks.numpy() > 0
-            hit += int(np.logical_and(predicted, truth).sum())
-            marked, wanted = marked + int(predicted.sum()), wanted + int(truth.sum())
-    assert hit
-    assert result.evaluation.metrics.f1 == pytest.approx(2 * hit / (marked + wanted))
 
 
 FIT = "--shards PACK --output out "
