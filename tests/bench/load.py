@@ -7,9 +7,9 @@ too, in its own format (FFCV has no PNG: its masks are grey JPEGs; it decodes wi
 fast, less exact DCT, the others with the exact one; it has no setting). LitData, MosaicML Streaming
 and SPDL leave decoding to the user, and what decodes is the fastest that we know (simplejpeg for
 JPEG, OpenCV for PNG). Peers run in an environment of their own (`tests/bench/requirements.txt`),
-each at the fastest of the settings in the second table, tried at the start of the run; "memory
-kept" is what `preprocess.runtime` asks of malloc, given through the environment. In the first epoch
-every contender's pixels and masks are summed, and the run ends if the sums disagree. The ceiling is
+each at the fastest of the settings that were tried (commit 6e35c31): one worker more than cores,
+and malloc keeps freed memory, as `preprocess.runtime` asks it to. In the first epoch every
+contender's pixels and masks are summed, and the run ends if the sums disagree. The ceiling is
 decoding alone: all cores decode bytes that are in memory already and drop the pixels. "Kept
 decoded" is what training does from the second epoch on if the samples take at most a quarter of the
 free memory.
@@ -45,8 +45,14 @@ PEER_PACKAGES = (
 )
 
 
-def own_contenders(place: Path, seconds: float) -> list[Contender]:
-    """List our own ways, and the ceiling."""
+def contenders(place: Path, seconds: float) -> list[Contender]:
+    """List the peers, our own ways, and the ceiling."""
+    work = {"data": place, "workers": usable_cores() + 1, "seconds": seconds}
+    peers = [
+        Contender(name, peer.what, "peers/loading.py", "measure", work | {"name": name},
+                  peer.advice, contest.KEEP_MEMORY)
+        for name, peer in PEERS.items()
+    ]  # fmt: skip
 
     def own(name: str, what: str, function: str, **more: Any) -> Contender:
         arguments = {"place": place, "seconds": seconds, **more}
@@ -54,6 +60,7 @@ def own_contenders(place: Path, seconds: float) -> list[Contender]:
 
     kept = "`train.data`: from the second epoch on, as in training if they fit"
     return [
+        *peers,
         own("ours, DALI", "`train.dali`, every epoch decoded", "load", kind="dali"),
         own("ours, portable", "`train.portable`, every epoch decoded", "load", kind="portable"),
         own("ours, kept decoded", kept, "load", kind="portable", cache="64"),
@@ -98,28 +105,6 @@ def prepare(options: Options) -> dict[str, str]:
     return {"photographs": said, "samples": facts}
 
 
-def fastest_settings(
-    options: Options, seconds: float
-) -> tuple[dict[str, str], list[Contender], str]:
-    """Try every setting of every peer: the fastest by name, their contenders, and the table."""
-    best, entrants, tried = {}, [], []
-    for name, peer in PEERS.items():
-        found = []
-        for more, keep in ((0, contest.KEEP_MEMORY), (0, {}), (1, contest.KEEP_MEMORY)):
-            workers = usable_cores() + more
-            work = {"name": name, "data": options.place, "workers": workers, "seconds": seconds}
-            contender = Contender(name, peer.what, "peers/loading.py", "measure", work, peer.advice,
-                                  keep)  # fmt: skip
-            setting = f"{workers} workers{', memory kept' if keep else ''}"
-            speed = contest.run(contender, options.peers)["images"]
-            click.echo(f"trial: {name}: {setting}: {speed:.0f} images/s", err=True)
-            found.append((speed, setting, contender))
-            tried.append((name, setting, f"{speed:.0f}"))
-        _, best[name], contender = max(found, key=lambda row: row[0])
-        entrants.append(contender)
-    return best, entrants, page.markdown(("peer", "setting", "images/s"), tried)
-
-
 def check_agreement(found: Results, photographs: int) -> None:
     """End the contest if a contender delivers other pixels or masks, or too few of them."""
     wanted = found.figures[OURS[0]][0]
@@ -140,18 +125,14 @@ def main(options: Options, seconds: float) -> None:
     """Compare loaders, and write OUT/loading.md."""
     facts = page.facts("torch nvidia-dali-cuda120 simplejpeg numpy", options.peers, PEER_PACKAGES)
     facts |= prepare(options)
-    best, entrants, tried = fastest_settings(options, seconds / 2)
-    entrants += own_contenders(options.place, seconds)
+    entrants = contenders(options.place, seconds)
     found = contest.run_rounds(entrants, options.rounds, options.peers)
     check_agreement(found, options.count)
-    cells = {
-        "share of the ceiling": lambda who: page.spread(found.ratios(who.name, CEILING)),
-        "setting": lambda who: best.get(who.name, "tuned as in training"),
-    }
     title, slug = options.set_name
     section = page.contest_section(
         title, options.out / f"loading-{slug}.png", facts, found, OURS, {"images/s": ("images", 0)},
-        least={"plain Dataset": PLAIN}, cells=cells, tables={"Settings tried at the start": tried},
+        least={"plain Dataset": PLAIN},
+        cells={"share of the ceiling": lambda who: page.spread(found.ratios(who.name, CEILING))},
     )  # fmt: skip
     page.write_page(options.out / "loading.md", __doc__, [section])
 

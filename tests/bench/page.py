@@ -60,12 +60,17 @@ def facts(packages: str, peers: Path | None = None, of_peers: str = "") -> dict[
     }  # fmt: skip
     if peers:
         code = "import importlib.metadata as m, sys; [print(p, m.version(p)) for p in sys.argv[1:]]"
-        call = [peers, "-c", code, *of_peers.split()]
-        done = subprocess.run(call, capture_output=True, text=True)
-        if done.returncode:
-            raise click.ClickException(f"the peers lack a package: {done.stderr.strip()[-300:]}")
-        found["versions of the peers"] = ", ".join(done.stdout.splitlines())
+        said = output(peers, "-c", code, *of_peers.split())
+        if not said:
+            raise click.ClickException(f"{peers} lacks one of {of_peers}")
+        found["versions of the peers"] = ", ".join(said.splitlines())
     return found
+
+
+def output(*command: object) -> str:
+    """Return what a command prints; nothing if it fails."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    return "" if done.returncode else done.stdout.strip()
 
 
 def _command() -> str:
@@ -82,21 +87,15 @@ def _command() -> str:
 
 
 def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    facts = Path("/proc/cpuinfo").read_text()
+    return facts.partition("model name")[2].partition("\n")[0].strip("\t: ")
 
 
 def _commit() -> str:
     """Name the commit that is measured, "-dirty" if the code, documents apart, has changed."""
-    git = ["git", "-C", str(ROOT)]
-    status = [*git, "status", "--porcelain", "--untracked-files=no", "--", ":(exclude)docs"]
-    head, changed = (
-        subprocess.run(command, capture_output=True, text=True).stdout.strip()
-        for command in ([*git, "rev-parse", "--short", "HEAD"], status)
-    )
-    return (head or "unknown") + ("-dirty" if changed else "")
+    git = ("git", "-C", ROOT)
+    changed = output(*git, "status", "--porcelain", "--untracked-files=no", "--", ":(exclude)docs")
+    return output(*git, "rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
 
 def spread(values: Iterable[float], digits: int = 2, unit: str = "") -> str:
@@ -227,7 +226,7 @@ class Panel:
 
 
 def plot_curves(path: Path, *panels: Panel) -> None:
-    """Draw panels side by side: medians, with a line from lowest to highest."""
+    """Draw panels side by side, the medians of all rounds."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(max(8, 4 * len(panels)), 4.2), layout="constrained")
@@ -235,10 +234,8 @@ def plot_curves(path: Path, *panels: Panel) -> None:
     for axes, panel in zip(drawn.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for label, curve in panel.curves.items():
             middles = [statistics.median(values) for values in curve.values()]
-            bounds = [[abs(f(v) - m) for v, m in zip(curve.values(), middles, strict=True)]
-                      for f in (min, max)]  # fmt: skip
             colour = colours.setdefault(label, f"C{len(colours)}")
-            axes.errorbar(list(curve), middles, bounds, marker="o", ms=3, label=label, color=colour)
+            axes.plot(list(curve), middles, marker="o", ms=3, label=label, color=colour)
         if panel.level is not None:
             axes.axhline(panel.level, color="0.4", linestyle=":")
         axes.set(xlabel=panel.x, title=panel.title, yscale="log" if "y" in panel.log else "linear")
