@@ -22,9 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cache", ["off", "1"])
-def test_bytes_are_what_the_decode_path_of_inference_makes_of_the_shard(
-    pack_root: Path, kind: str, cache: str
-) -> None:
+def test_bytes_are_those_that_inference_decodes(pack_root: Path, kind: str, cache: str) -> None:
     """`preprocess.image.decode_rgb` is what `infer` reads photographs with."""
     split, on = Split.open(pack_root, "train"), 0
     loader = Loader(split, CPU, kind, cache)
@@ -70,9 +68,7 @@ def test_an_epoch_that_is_left_early_leaves_no_thread(pack_root: Path, kind: str
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("part", "message"), [("jpg", "cannot be decoded"), ("png", "label map")])
-def test_an_undecodable_sample_is_named(
-    pack_copy: Path, kind: str, part: str, message: str
-) -> None:
+def test_a_damaged_sample_is_named(pack_copy: Path, kind: str, part: str, message: str) -> None:
     split = Split.open(pack_copy, "train")
     shard = split.shards[0][0]
     ((_, offset, size, _),) = [c for c in read_index(shard)[2].components if c[0] == part]

@@ -90,9 +90,7 @@ def test_a_face_is_found_and_segmented_wherever_it_is(
     assert (right.side, left.side) == ("right", "left")
 
 
-def test_two_faces_are_two_faces_and_n_takes_the_largest(
-    bundled: Predictor, portrait: Array
-) -> None:
+def test_n_takes_the_largest_faces(bundled: Predictor, portrait: Array) -> None:
     small = cv2.resize(portrait, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     canvas = np.full((800, 1400, 3), 128, np.uint8)
     canvas[:768, :768] = portrait
@@ -126,9 +124,7 @@ def test_a_portrait_takes_one_small_look_and_a_group_more(
     assert len(looks) > 1, "a small face was missed by the first"
 
 
-def test_no_face_or_one_too_small_is_reported_not_guessed(
-    bundled: Predictor, portrait: Array
-) -> None:
+def test_no_face_or_one_too_small_is_reported(bundled: Predictor, portrait: Array) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     nothing = bundled.predict(noise)
     assert (nothing.warning, nothing.faces) == (NO_FACE, ())

@@ -83,7 +83,7 @@ def test_shrinking_counts_every_source_pixel_once() -> None:
      ("RGB", "WEBP", {"lossless": True})],
 )  # fmt: skip
 @pytest.mark.parametrize("number", list(ORIENTATIONS))
-def test_every_exif_orientation_is_applied(
+def test_every_orientation_is_applied(
     number: int, mode: str, kind: str, options: dict[str, object]
 ) -> None:
     upright = scene()
@@ -217,9 +217,7 @@ def test_a_truncated_file_is_an_error_not_a_grey_picture(kind: str, share: float
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "DDS", "TIFF"])
-def test_damage_raises_nothing_but_a_decode_error(
-    kind: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_damage_raises_a_decode_error_alone(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     Image.init()
     if kind not in Image.SAVE:
         pytest.skip(f"this Pillow writes no {kind}")

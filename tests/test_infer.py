@@ -78,7 +78,7 @@ def test_mask_is_upright_whatever_the_camera_wrote(
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 900), (900, 2)])
-def test_tiny_and_narrow_pictures_go_through(
+def test_tiny_pictures_go_through(
     predictor: Predictor, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     Image.new("RGB", size, "grey").save(tmp_path / "small.png")
@@ -90,9 +90,7 @@ def test_tiny_and_narrow_pictures_go_through(
 
 
 @pytest.mark.slow
-def test_pictures_of_fifty_megapixels_stay_under_two_gigabytes(
-    face_model: Path, tmp_path: Path
-) -> None:
+def test_fifty_megapixels_stay_under_two_gigabytes(face_model: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (80, 60, 3), dtype=np.uint8)
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         Image.fromarray(noise).resize((6144, 8192)).save(tmp_path / name, quality=90)
@@ -110,7 +108,7 @@ def test_pictures_of_fifty_megapixels_stay_under_two_gigabytes(
             assert result.size == size
 
 
-def test_one_bad_file_does_not_stop_the_others_nor_mix_them_up(
+def test_one_bad_file_does_not_stop_the_others(
     predictor: Predictor, faces: Path, tmp_path: Path
 ) -> None:
     photos = [faces / "CelebA-HQ-img" / f"{number}.jpg" for number in range(20)]
@@ -151,7 +149,7 @@ def test_command_writes_the_panel_where_users_look(
     assert read_mask(Path("m.png")).shape == (256, 256)
 
 
-def test_command_does_a_folder_and_reports_what_failed(
+def test_a_folder_is_done_and_failures_are_told(
     face_model: Path, photo: Path, tmp_path: Path
 ) -> None:
     for name, content in (("one.jpg", photo.read_bytes()), ("two.jpg", photo.read_bytes()),
@@ -176,9 +174,7 @@ def test_command_does_a_folder_and_reports_what_failed(
     assert "1 photos had their results already" in again.stdout
 
 
-def test_eyes_one_by_one_and_a_photo_from_standard_input(
-    face_model: Path, photo: Path, tmp_path: Path
-) -> None:
+def test_eyes_of_standard_input_one_by_one(face_model: Path, photo: Path, tmp_path: Path) -> None:
     words = ["--image", "-", "--model", face_model, "--faces", "whole", "--write", "eyes"]
     words += ["--output", tmp_path / "a.png"]
     done = python("-m", "infer", *words, input=photo.read_bytes(), text=False)

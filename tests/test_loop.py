@@ -50,9 +50,7 @@ def test_the_last_epochs_see_other_augmentation(pack_root: Path, tmp_path: Path)
     assert not torch.equal(*last)
 
 
-def test_training_begins_with_given_weights_which_resume_needs_no_more(
-    copy: TrainConfig, tmp_path: Path
-) -> None:
+def test_training_begins_with_given_weights(copy: TrainConfig, tmp_path: Path) -> None:
     model = copy.output / MODEL_FILE
     begun = replace(copy, output=tmp_path / "begun", epochs=1, lr=1e-8, init=model)
     given = Checkpoint.load(model).weights
@@ -95,7 +93,7 @@ def test_two_processes_train_one_model(pack_root: Path, tmp_path: Path) -> None:
     assert rows[1][-1].loss < rows[1][0].loss
 
 
-def test_mixed_precision_is_what_the_device_can_do(
+def test_the_device_decides_the_precision(
     pack_root: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     assert amp_dtype("auto", torch.device("cpu")) is None

@@ -71,9 +71,7 @@ def test_segmenting_imports_no_training_framework(photo: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("turned", [0, 25])
-def test_the_example_of_the_docs_marks_what_we_mark(
-    turned: int, faces: Path, tmp_path: Path
-) -> None:
+def test_the_example_of_the_docs_marks_our_mask(turned: int, faces: Path, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "onnx.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "infer").symlink_to(ROOT / "infer")

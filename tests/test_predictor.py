@@ -17,9 +17,7 @@ from preprocess.shards import read_samples
 from train.checkpoint import Checkpoint
 
 
-def test_prediction_has_the_photos_size_and_finds_the_eyes(
-    predictor: Predictor, faces: Path
-) -> None:
+def test_prediction_has_the_photos_size_and_its_eyes(predictor: Predictor, faces: Path) -> None:
     scores = []
     for sample in read_plan(faces).samples:
         prediction = predictor.predict(sample.image.read(faces), "whole")
@@ -42,7 +40,7 @@ def test_folded_network_predicts_what_the_trained_one_does(face_model: Path) -> 
     np.testing.assert_allclose(folded, plain.numpy(), atol=2e-4)
 
 
-def test_original_and_packed_sample_get_the_same_mask(
+def test_original_and_packed_get_one_mask(
     predictor: Predictor, face_shards: Path, faces: Path
 ) -> None:
     samples = {sample.key: sample for sample in read_plan(faces).samples}
@@ -67,7 +65,7 @@ def test_an_array_or_a_choice_of_another_kind_is_refused(predictor: Predictor) -
             predictor.predict(np.zeros(shape, kind))
 
 
-def test_a_photo_may_come_as_path_bytes_picture_or_array(
+def test_a_photo_is_a_path_bytes_picture_or_array(
     predictor: Predictor, photo: Path, tmp_path: Path
 ) -> None:
     upright = Image.open(photo)
@@ -85,7 +83,7 @@ def test_a_photo_may_come_as_path_bytes_picture_or_array(
         predictor.predict(b"no picture")
 
 
-def test_a_prediction_draws_saves_and_describes_itself(
+def test_a_prediction_draws_and_tells_itself(
     predictor: Predictor, photo: Path, tmp_path: Path
 ) -> None:
     prediction = predictor.predict(photo, "whole")

@@ -21,9 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*tar:ResourceWarni
 call = partial(common.call, main)
 
 
-def test_pack_is_meant_where_no_command_is_given(
-    faces: Path, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_pack_is_the_default_command(faces: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     words = ["--data", faces, "--out", tmp_path / "out", "--size", 64, "--workers", 1]
     assert not loaded("preprocess", *words) & {"torch", "matplotlib", "nvidia"}
     assert np.asarray(Image.open(tmp_path / "out" / "preview.png")).std() > 20
@@ -136,7 +134,7 @@ def test_show_draws_samples(pack_root: Path, tmp_path: Path) -> None:
         assert picture.size == (4 * (128 + 4) + 4, 64 + 14 + 8), "close-ups at four times the size"
 
 
-def test_interrupt_and_system_errors_have_their_exit_codes(
+def test_interrupt_and_errors_have_exit_codes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     cases: list[tuple[BaseException, int, str]] = [

@@ -64,9 +64,7 @@ fit(pickle.load(sys.stdin.buffer))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.parametrize("number", [1, 2, 5])
-def test_a_run_killed_in_the_middle_of_a_file_goes_on(
-    whole: TrainConfig, tmp_path: Path, number: int
-) -> None:
+def test_a_run_killed_in_a_file_goes_on(whole: TrainConfig, tmp_path: Path, number: int) -> None:
     """The first file is a model, the second the checkpoint of its epoch."""
     config = replace(whole, output=tmp_path)
     done = python("-c", KILLED, number, input=pickle.dumps(config), text=False)
@@ -77,9 +75,7 @@ def test_a_run_killed_in_the_middle_of_a_file_goes_on(
     assert_same_run(tmp_path, whole.output)
 
 
-def test_a_model_that_a_kill_left_from_another_epoch_is_written_again(
-    whole: TrainConfig, copy: TrainConfig
-) -> None:
+def test_a_model_of_another_epoch_is_written_again(whole: TrainConfig, copy: TrainConfig) -> None:
     path = copy.output / MODEL_FILE
     good = Checkpoint.load(path)
     replace(good, epoch=99, calibration={}).save(path)
@@ -90,9 +86,7 @@ def test_a_model_that_a_kill_left_from_another_epoch_is_written_again(
     assert Checkpoint.load(path).calibration == good.calibration
 
 
-def test_resume_of_a_finished_run_changes_nothing_but_may_go_on(
-    whole: TrainConfig, copy: TrainConfig
-) -> None:
+def test_a_finished_run_stays_or_goes_on(whole: TrainConfig, copy: TrainConfig) -> None:
     again = fit(copy, resume=True)
     for path in epoch_files(whole.output):
         assert (copy.output / path.name).read_bytes() == path.read_bytes()
@@ -103,9 +97,7 @@ def test_resume_of_a_finished_run_changes_nothing_but_may_go_on(
     assert Checkpoint.load(longer.model_path).calibration
 
 
-def test_resume_with_other_settings_or_data_names_the_difference(
-    whole: TrainConfig, faces: Path, tmp_path: Path
-) -> None:
+def test_resume_names_what_is_different(whole: TrainConfig, faces: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"lr=0\.01, now it is 0\.5"):
         fit(replace(whole, lr=0.5), resume=True)
     pack(PackConfig(faces, tmp_path, PackSettings(size=64, seed=9), workers=1))
@@ -122,9 +114,7 @@ def test_an_earlier_run_is_moved_aside_not_overwritten(copy: TrainConfig) -> Non
     assert not epoch_file(copy.output, 4).exists()
 
 
-def test_compare_shows_figures_and_what_differs(
-    whole: TrainConfig, copy: TrainConfig, tmp_path: Path
-) -> None:
+def test_compare_shows_what_differs(whole: TrainConfig, copy: TrainConfig, tmp_path: Path) -> None:
     path = copy.output / SETTINGS_FILE
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 7'))
     table = compare([whole.output, copy.output], tmp_path / "compare.png").splitlines()

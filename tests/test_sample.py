@@ -73,9 +73,7 @@ def test_an_interrupted_run_continues(sample: Path, tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 
-def test_other_settings_replace_the_sample(
-    sample: Path, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_other_settings_draw_anew(sample: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     other = SampleConfig(count=14, seed=5, size=128, mask_size=64)
     write_sample(tmp_path, other, workers=1)
     with monkeypatch.context() as patch:

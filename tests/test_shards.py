@@ -92,7 +92,7 @@ def test_same_samples_same_bytes_and_the_record_tells_them(tmp_path: Path) -> No
     assert (len(data) % 512, data[-1024:]) == (0, bytes(1024)), "tar's end mark"
 
 
-def test_a_failure_half_way_keeps_the_file_that_was_there_and_leaves_no_other(
+def test_a_failure_half_way_keeps_what_was_there_and_leaves_nothing(
     tmp_path: Path,
 ) -> None:
     path = written(tmp_path)

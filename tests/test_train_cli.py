@@ -26,7 +26,7 @@ def trained(whole: TrainConfig) -> Path:
     return whole.output / MODEL_FILE
 
 
-def test_evaluate_prints_tables_and_writes_json_and_pictures(
+def test_evaluate_writes_tables_and_pictures(
     trained: Path, pack_root: Path, tmp_path: Path
 ) -> None:
     words = ("evaluate", "--shards", pack_root, "--model", trained, "--output", tmp_path)
