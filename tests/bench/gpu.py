@@ -58,17 +58,16 @@ def parts(root: Path, device: Any, batch: int, wait: Any) -> Iterator[Row]:
     def speed(batches: Iterator[Any]) -> float:
         return rate(batches, batch, SECONDS, wait)
 
-    def loaded(loader: Loader) -> Iterator[Any]:
-        return material.loaded(split, loader, batch)
-
     for kind in ["dali"] * dali_is_installed() + ["portable"]:
-        yield batch, f"loader, {kind}, streamed", speed(loaded(Loader(split, device, kind)))
+        batches = material.loaded(split, Loader(split, device, kind), batch)
+        yield batch, f"loader, {kind}, streamed", speed(batches)
     started = time.perf_counter()
     kept = Loader(split, device, "auto", "auto")
-    next(loaded(kept))
+    batches = material.loaded(split, kept, batch)
+    next(batches)
     wait()
     yield batch, "filling the store", split.samples / (time.perf_counter() - started)
-    yield batch, f"loader, kept on {kept.place}", speed(loaded(kept))
+    yield batch, f"loader, kept on {kept.place}", speed(batches)
     yield batch, "loader and augmentation", speed(material.shown(config, split, kept))
     one = next(material.shown(config, split, kept))
     ceiling = 0.0
@@ -97,7 +96,7 @@ def summary(history: Sequence[Any], total: float) -> tuple[list[tuple[str, str]]
         ("all else (start, evaluation, files), s", f"{rest:.1f}"),
         ("best val F1", f"{max(record.val_f1 for record in history):.4f}"),
         (f"seconds to val F1 {RECIPE_F1}", f"{passed[0]:.1f}" if passed else "not reached"),
-        ("the same, if all warm epochs were as slow, s", f"{estimate:.1f}"),
+        (f"{EPOCHS} epochs, the warm ones all as slow as the slowest, s", f"{estimate:.1f}"),
     ], estimate
 
 
