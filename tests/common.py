@@ -15,6 +15,7 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -27,11 +28,36 @@ from train.config import AugmentConfig, ModelConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 Parts = dict[str, bytes]
+Patch = pytest.MonkeyPatch
 IMAGES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno"
+TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "train"]
 
 
 def call(command: click.Command, *words: object) -> Result:
     return CliRunner().invoke(command, [str(word) for word in words], catch_exceptions=False)
+
+
+def python(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own, with variables added to the environment as `env`."""
+    options = {"text": True, "capture_output": True, "timeout": 300} | options
+    environment = os.environ | options.pop("env", {})
+    return subprocess.run([sys.executable, *map(str, words)], env=environment, **options)
+
+
+LOADS = """
+import sys
+from {}.cli import main
+try: main(sys.argv[1:])
+except SystemExit as end: assert not end.code
+print(*sys.modules)
+"""
+
+
+def loaded(package: str, *words: object) -> set[str]:
+    """Run a command in a process of its own; return the modules that it has loaded at the end."""
+    done = python("-c", LOADS.format(package), *words)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
 
 
 def flat(*photos: Path) -> dict[Path, Path]:
@@ -166,6 +192,17 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
         levels = np.asarray(picture)
     assert set(np.unique(levels).tolist()) <= {0, 255}
     return levels > 0
+
+
+def blobs(count: int = 4, side: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return noise with bright blobs, as a batch for the network, and where they are."""
+    generator = torch.Generator().manual_seed(0)
+    images = 40 + 60 * torch.rand((count, 3, side, side), generator=generator)
+    masks = torch.zeros(count, 1, side, side)
+    for row in range(count):
+        y, x = (4 + 6 * row) % (side - 12), (8 + 11 * row) % (side - 20)
+        masks[row, :, y : y + 8, x : x + 16] = 1
+    return (images + 90 * masks).contiguous(memory_format=torch.channels_last), masks
 
 
 def write_clip(

@@ -63,11 +63,10 @@ def test_equal_seeds_draw_equal_numbers_and_ranks_take_their_rows() -> None:
         assert np.array_equal(array, again.arrays()[name]), name
     assert not np.array_equal(first.matrix, other.matrix)
     images, masks = picture(8)
-    whole = augment(images, masks, first, (32, 48))
-    parts = [augment(images[p], masks[p], first.rows(p), (32, 48))
-             for p in (slice(0, 3), slice(3, 8))]  # fmt: skip
-    for plane, pair in zip(whole, zip(*parts, strict=True), strict=True):
-        torch.testing.assert_close(torch.cat(pair), plane, rtol=0, atol=1e-3)
+    whole, part = augment(images, masks, first, (32, 48)), slice(3, 8)
+    mine = augment(images[part], masks[part], first.rows(part), (32, 48))
+    for plane, rows in zip(whole, mine, strict=True):
+        torch.testing.assert_close(rows, plane[part], rtol=0, atol=1e-3)
 
 
 def test_off_changes_nothing_and_batches_have_the_layout_that_the_network_wants() -> None:
@@ -76,8 +75,7 @@ def test_off_changes_nothing_and_batches_have_the_layout_that_the_network_wants(
     torch.testing.assert_close(images, expected[0], rtol=0, atol=1e-3)
     assert torch.equal(masks, expected[1])
     for images, masks in (shown(AugmentConfig(crop=None))[:2], expected):
-        assert images.shape == (4, 3, SIZE, SIZE)
-        assert masks.shape == (4, 1, SIZE, SIZE)
+        assert (images.shape, masks.shape) == ((4, 3, *WHOLE), (4, 1, *WHOLE))
         assert images.dtype == masks.dtype == torch.float32
         assert images.is_contiguous(memory_format=torch.channels_last)
         assert 0 <= images.min() <= images.max() <= 255
@@ -96,31 +94,15 @@ EFFECTS = {
 @pytest.mark.parametrize("name", OFF.effects())
 def test_every_effect_changes_pictures_as_often_as_asked(name: str) -> None:
     before, _ = plain(*picture(64))
-    changed = []
-    for probability in (1.0, 0.5, 0.0):
-        effect = replace(EFFECTS[name], probability=probability)
-        images, _, _ = shown(only(**{name: effect}), 64)
+
+    def changed(probability: float) -> float:
+        images, _, _ = shown(only(**{name: replace(EFFECTS[name], probability=probability)}), 64)
         moved = (images - before).abs().mean(dim=(1, 2, 3)) > 0.02
-        changed.append(float(moved.float().mean()))
-    assert changed[0] > 0.8
-    assert 0.25 < changed[1] / changed[0] < 0.85, "a shift is drawn twice, across and down"
-    assert changed[2] == 0
+        return float(moved.float().mean())
 
-
-@pytest.mark.parametrize(
-    ("name", "strength"),
-    [("flip", 1.0), ("larger", 0.4), ("smaller", 0.4), ("aspect", 0.5), ("rotation", 30.0),
-     ("translation", 0.15)],
-)  # fmt: skip
-def test_geometry_moves_image_and_mask_together_without_black_seams(
-    name: str, strength: float
-) -> None:
-    drawn = numbers(only(**{name: Effect(1, strength)}), 16, seed=1)
-    images, masks = augment(*bright_eyes(16), drawn, WHOLE)
-    assert images.min() > 89.9, "a seam that the picture does not have"
-    bright = images[:, :1] >= 145
-    assert ((masks > 0) ^ bright).sum(dim=(1, 2, 3)).max() <= 8, "pixels that an edge cuts in half"
-    assert masks.sum(dim=(1, 2, 3)).min() > 0
+    assert changed(1.0) > 0.8
+    assert 0.25 < changed(0.5) / changed(1.0) < 0.85, "a shift is drawn twice, across and down"
+    assert changed(0.0) == 0
 
 
 def test_the_warp_is_that_of_opencv() -> None:
@@ -132,17 +114,19 @@ def test_the_warp_is_that_of_opencv() -> None:
     images, masks = picture(24)
     for crop, shape in ((None, WHOLE), (Crop(), (32, 48))):
         drawn = numbers(replace(strong, crop=crop), 24, 3, shape)
-        found, _ = augment(images, masks, drawn, shape)
+        found, eyes = augment(images, masks, drawn, shape)
         for row in range(24):
             affine = drawn.matrix[row].copy()
             affine[:, 2] += affine[:, :2] @ (0.5, 0.5) - 0.5  # (0, 0) is a pixel's centre there
+            both = torch.cat([images[row], masks[row, ..., None]], dim=2).numpy()
             expected = cv2.warpAffine(
-                images[row].numpy().astype(np.float32), affine, shape[::-1],
+                both.astype(np.float32), affine, shape[::-1],
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
             )  # fmt: skip
-            difference = np.abs(found[row].permute(1, 2, 0).numpy() - expected)
+            difference = np.abs(found[row].permute(1, 2, 0).numpy() - expected[..., :3])
             assert np.quantile(difference, 0.99) < 4, "OpenCV has 32 steps between two pixels"
             assert difference.mean() < 0.6
+            assert ((eyes[row, 0] > 0).numpy() ^ (expected[..., 3] >= 128)).sum() <= 8
 
 
 def test_scale_and_rotation_have_the_size_that_was_drawn() -> None:
@@ -158,6 +142,7 @@ def test_scale_and_rotation_have_the_size_that_was_drawn() -> None:
     turned = numbers(only(rotation=Effect(1, 20)), 500)
     degrees = np.rad2deg(np.arctan2(turned.matrix[:, 1, 0], turned.matrix[:, 0, 0]))
     assert 19 < np.abs(degrees).max() <= 20.001
+    np.testing.assert_allclose(np.linalg.det(turned.matrix[:, :, :2]), 1, rtol=1e-5)
     centre = np.array([SIZE / 2, SIZE / 2, 1])
     np.testing.assert_allclose(turned.matrix @ centre, SIZE / 2, atol=1e-3)
 
@@ -165,12 +150,13 @@ def test_scale_and_rotation_have_the_size_that_was_drawn() -> None:
 def test_light_is_a_line_within_its_factors() -> None:
     images, _, drawn = shown(only(light=Effect(1, 0.3)), 300)
     before, _ = plain(*picture(300))
-    slope = drawn.colour[:, 0, 0]
+    slope, added = torch.from_numpy(drawn.colour[:, 0, ::3].T.copy())[..., None, None, None]
     assert 0.7**2 <= slope.min() < 0.6
     assert 1.5 < slope.max() <= 1.3**2
-    line = torch.from_numpy(slope)[:, None, None, None] * before + torch.from_numpy(
-        drawn.colour[:, 0, 3])[:, None, None, None]  # fmt: skip
-    torch.testing.assert_close(images, line.clamp(0, 255).float(), rtol=0, atol=0.01)
+    brightness = (128 * slope + added) / 128  # contrast leaves the middle where it is
+    assert 0.7 <= brightness.min() < brightness.max() <= 1.3
+    line = (slope * before + added).clamp(0, 255).float()
+    torch.testing.assert_close(images, line, rtol=0, atol=0.01)
 
 
 def test_grey_takes_all_colour_and_colour_changes_hue_but_hardly_the_brightness() -> None:
@@ -271,6 +257,7 @@ def test_covers_move_with_the_picture() -> None:
     assert gone.sum() > 500
     changed = (covered - images).abs().amax(dim=1, keepdim=True) > 1
     assert float(changed[gone].float().mean()) > 0.97, "hidden truth without a cover"
+    assert float(changed[truth > 0].float().mean()) < 0.1, "covered truth that stays"
 
 
 def test_covers_leave_slivers_whole_eyes_and_nothing() -> None:
@@ -280,10 +267,8 @@ def test_covers_leave_slivers_whole_eyes_and_nothing() -> None:
     places = np.tile(np.array([[92.0, 96.5], [164.0, 96.5]], np.float32), (count, 1, 1))
     drawn = draw(only(hide=Effect(1, 0.3)), size, (0, 0, 0), places, (size, size))
     left = np.empty((count, 2))
-    for row in range(count):
-        x0, y0, x1, y1 = drawn.box[row].astype(int)
-        assert 0 <= y0 <= y1 <= size
-        assert 0 <= x0 <= x1 <= size
+    for row, (x0, y0, x1, y1) in enumerate(drawn.box.astype(int)):
+        assert 0 <= min(x0, y0) <= max(x1, y1) <= size
         rest = mask.copy()
         rest[y0:y1, x0:x1] = 0
         left[row] = rest[:, :128].mean(), rest[:, 128:].mean()
@@ -296,12 +281,10 @@ def test_covers_leave_slivers_whole_eyes_and_nothing() -> None:
     assert np.abs(left[:, 0].mean() - left[:, 1].mean()) < 0.05
 
 
-def test_crops_lie_around_the_eyes_and_keep_image_and_mask_together() -> None:
+def test_crops_lie_around_the_eyes_but_for_some_that_lie_anywhere() -> None:
     shape = (32, 48)
     drawn = numbers(replace(only(rotation=Effect(1, 20)), crop=Crop()), 400, 1, shape)
-    images, masks = augment(*bright_eyes(400), drawn, shape)
-    assert images.shape == (400, 3, *shape)
-    assert ((masks > 0) ^ (images[:, :1] >= 145)).sum(dim=(1, 2, 3)).max() <= 8
+    _, masks = augment(*bright_eyes(400), drawn, shape)
     seen = int((masks.sum(dim=(1, 2, 3)) > 10).sum())
     assert 0.75 * 400 < seen < 0.98 * 400
     centres = drawn.matrix @ np.array([24, 16, 1])

@@ -1,13 +1,14 @@
 """What is in a source: both layouts, as folder and as zip, and what is left out of it."""
 
 import os
+import re
 import zipfile
 from pathlib import Path
 
 import pytest
 from common import IMAGES, MASKS
 
-from preprocess.celebamask import Plan, read_plan, split_of_key, split_of_orig_idx
+from preprocess.celebamask import Dropped, Plan, read_plan, split_of_key, split_of_orig_idx
 from preprocess.errors import DecodeError, InputError
 
 MAPPING = "CelebA-HQ-to-CelebA-mapping.txt"
@@ -50,15 +51,14 @@ def splits(plan: Plan) -> dict[str, str]:
 
 def test_official_layout_of_a_folder(faces: Path) -> None:
     plan = read_plan(faces)
-    assert [sample.key for sample in plan.samples] == [f"{i:05d}" for i in range(24)]
     assert (plan.split_rule, plan.dropped, plan.notes) == ("official", (), ())
     assert any(faces.rglob("*_eye_g.png")), "there are masks of other parts, which are not listed"
     for number, sample in enumerate(plan.samples):
-        assert sample.image.name == f"{IMAGES}/{number}.jpg"
+        assert (sample.key, sample.image.name) == (f"{number:05d}", f"{IMAGES}/{number}.jpg")
         there = sorted((faces / MASKS / "0").glob(f"{number:05d}_?_eye.png"))
-        assert [m.name for m in sample.members[1:]] == [f"{MASKS}/0/{p.name}" for p in there]
-        assert set(sample.masks) == {p.name[6:11] for p in there}
+        assert sorted(sample.masks) == [p.name[6:11] for p in there]
         assert [m.read(faces) for m in sample.members[1:]] == [p.read_bytes() for p in there]
+    assert len(plan.samples) == 24
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -156,11 +156,7 @@ def test_mapping_decides_split_and_leaves_out_what_it_does_not_list(tmp_path: Pa
     mapped(official(tmp_path), "3  100  000101.jpg", "0 162770 162771.jpg", "1 182637 x", "")
     plan = read_plan(tmp_path)
     assert splits(plan) == {"00000": "val", "00001": "test", "00003": "train"}
-    ((key, reason),) = [(row.key, row.reason) for row in plan.dropped]
-    assert (key, reason) == ("00002", f"not listed in {MAPPING}")
-    everything = read_plan(tmp_path, split="test")
-    assert set(splits(everything).values()) == {"test"}
-    assert everything.split_rule == "all test"
+    assert plan.dropped == (Dropped("00002", f"not listed in {MAPPING}"),)
 
 
 @pytest.mark.parametrize("line", ["1", "1 a 000002.jpg", "x 1 000002.jpg", "-1 2 3"])
@@ -185,11 +181,12 @@ def test_without_a_mapping_the_split_is_a_stable_hash_and_said_aloud(tmp_path: P
 def test_what_is_left_out_is_listed_with_the_reason(tmp_path: Path) -> None:
     put(official(tmp_path, 2), f"{IMAGES}/face.jpg", f"{IMAGES}/notes.txt", f"{IMAGES}/1.png")
     put(tmp_path, f"{MASKS}/3/07001_l_eye.png", f"{MASKS}/0/00000_l_eye_old.png")
-    put(tmp_path, f"{MASKS}/7/00000_l_eye.png")
+    put(tmp_path, f"{MASKS}/7/00000_l_eye.png", f"{IMAGES}/5.jpg")  # 5: no eye is visible
+    put(tmp_path, f"{IMAGES}/6.JPG", f"{MASKS}/0/00006_r_eye.png")
     plan = read_plan(tmp_path)
-    assert {s.key: s.image.name for s in plan.samples} == {
-        f"{i:05d}": f"{IMAGES}/{i}.jpg" for i in range(2)
-    }
+    names = [sample.image.name.rpartition("/")[2] for sample in plan.samples]
+    assert names == ["0.jpg", "1.jpg", "5.jpg", "6.JPG"]
+    assert [len(sample.masks) for sample in plan.samples] == [2, 2, 0, 1]
     assert plan.samples[0].masks["l_eye"].name == f"{MASKS}/0/00000_l_eye.png"
     assert {(row.key, row.reason.partition(",")[0]) for row in plan.dropped} == {
         ("face.jpg", "image name is not a number"),
@@ -197,13 +194,6 @@ def test_what_is_left_out_is_listed_with_the_reason(tmp_path: Path) -> None:
         ("00001", f"{IMAGES}/1.png has the id of {IMAGES}/1.jpg"),
         ("00000", f"{MASKS}/7/00000_l_eye.png has the id of {MASKS}/0/00000_l_eye.png"),
     }
-
-
-def test_an_eye_without_a_file_is_not_visible_and_stays_a_sample(tmp_path: Path) -> None:
-    put(official(tmp_path, 2), f"{IMAGES}/5.jpg", f"{IMAGES}/6.JPG", f"{MASKS}/0/00006_r_eye.png")
-    masks = {s.key: sorted(s.masks) for s in read_plan(tmp_path).samples}
-    both = ["l_eye", "r_eye"]
-    assert masks == {"00000": both, "00001": both, "00005": [], "00006": ["r_eye"]}
 
 
 @pytest.mark.parametrize("folder", ["eye_masks", "masks"])
@@ -235,10 +225,7 @@ def test_keys_of_any_name_fit_into_tar_headers_and_stay_apart(tmp_path: Path) ->
     keys = {s.key for s in plan.samples}
     assert (len(keys), plan.dropped) == (5, ())
     assert "photo-1-final" in keys
-    for key in keys:
-        assert len(f"{key}.json") <= 100
-        assert key.isascii()
-        assert not set(key) & set(". /")
+    assert all(re.fullmatch("[a-z0-9_-]{1,95}", key) for key in keys)
 
 
 def test_bad_paths_are_one_clear_line(tmp_path: Path) -> None:
@@ -251,10 +238,8 @@ def test_bad_paths_are_one_clear_line(tmp_path: Path) -> None:
         "bare": "has images but no eye mask under CelebAMask-HQ-mask-anno/",
         "alone": r"holds no image that can be packed \(1 left out; the first, a: image without",
     }.items():
-        with pytest.raises(InputError, match=rf"^{tmp_path / name}: {problem}") as caught:
+        with pytest.raises(InputError, match=rf"^{tmp_path / name}: {problem}.*\. \S.*$"):
             read_plan(tmp_path / name)
-        assert "\n" not in str(caught.value)
-        assert caught.value.remedy
     plan = read_plan(official(tmp_path / "set", 2))
     (tmp_path / "set" / IMAGES / "1.jpg").unlink()
     with pytest.raises(DecodeError, match=r"1\.jpg: cannot be read \(No such file"):

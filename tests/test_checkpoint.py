@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from common import flip
+from common import Patch, flip
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -20,10 +20,7 @@ from train.config import ModelConfig
 from train.evaluate import evaluate_checkpoint
 from train.model import InputSpec, UNet, flop_count, parameter_count
 
-CONFIG = ModelConfig(width=4, depth=2)
-
-
-PATH = BUNDLED.with_suffix(".safetensors")
+CONFIG, PATH = ModelConfig(width=4, depth=2), BUNDLED.with_suffix(".safetensors")
 
 
 def made() -> Checkpoint:
@@ -42,15 +39,12 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     loaded = Checkpoint.load(path)
     assert replace(loaded, weights={}) == replace(saved, weights={})
     assert loaded.weights.keys() == saved.weights.keys()
-    for name, value in saved.weights.items():
-        assert torch.equal(loaded.weights[name], value)
+    assert all(torch.equal(loaded.weights[name], value) for name, value in saved.weights.items())
     replace(saved, source={}).save(path)
     assert set(Checkpoint.load(path).source) == {"revision", "version", "torch"}
     images = 255 * torch.rand(1, 3, 64, 64)
-    plain = UNet(CONFIG, saved.spec)
-    plain.load_state_dict(saved.weights)
     with torch.inference_mode():
-        torch.testing.assert_close(loaded.build()(images), 0.9 * plain.eval()(images) + 0.1)
+        torch.testing.assert_close(loaded.build()(images), 0.9 * saved.network()(images) + 0.1)
     assert [p.name for p in path.parent.iterdir()] == ["model.pth"], "no temporary file is left"
 
 
@@ -59,9 +53,7 @@ class _Evil:
         return eval, ("__import__('pathlib').Path('ran').touch()",)
 
 
-def test_a_file_from_a_stranger_runs_no_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_from_a_stranger_runs_no_code(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"format_version": 2, "model": _Evil()}, "evil.pth")
     with pytest.raises(InputError, match="cannot be read as a model"):
@@ -71,18 +63,18 @@ def test_a_file_from_a_stranger_runs_no_code(
 
 def test_an_unusable_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
+    with pytest.raises(InputError, match="model.pth: does not exist"):
+        Checkpoint.load(path)
     made().save(path)
     whole, stored = path.read_bytes(), torch.load(path, weights_only=True)
     stored["model"]["attention"] = True
-    contents = [None, b"not a checkpoint", whole[:2000], pickle.dumps({"a": 1})]
+    contents = [b"not a checkpoint", whole[:2000], pickle.dumps({"a": 1})]
     for other in ({"state_dict": {}}, stored):
         torch.save(other, path)
         contents.append(path.read_bytes())
     for content in contents:
-        path.unlink()
-        if content:
-            path.write_bytes(content)
-        with pytest.raises(InputError, match="model.pth: (does not exist|cannot be read as a mod)"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="model.pth: cannot be read as a model"):
             Checkpoint.load(path)
         path.touch()
 
@@ -126,22 +118,17 @@ def test_a_released_model_predicts_what_its_checkpoint_does(tmp_path: Path) -> N
     assert made().export(tmp_path / "again.safetensors") == digest, "equal bytes"
     again = Checkpoint.load(path, sha256=digest)
     assert again == replace(checkpoint, weights=again.weights, training={})
-    square = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    checkpoint.save(tmp_path / "eyes.pth")
-    before, after = (
-        TorchNetwork(file, "cpu")(square[None]) for file in (path.with_suffix(".pth"), path)
-    )
+    square = np.random.default_rng(0).integers(0, 255, (1, 64, 64, 3), dtype=np.uint8)
+    checkpoint.save(path.with_suffix(".pth"))
+    before, after = (TorchNetwork(file, "cpu")(square) for file in (path.with_suffix(".pth"), path))
     assert np.abs(before - after).max() < 2e-3
-    assert Checkpoint.load(path).threshold == 0.43, "--model takes such files too"
 
 
 def test_changed_or_wrong_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "eyes.safetensors"
     digest = made().export(path)
     flip(path, -1)
-    with pytest.raises(
-        InputError, match=r"eyes\.safetensors: cannot be read as a model.*differs from the checksum"
-    ):
+    with pytest.raises(InputError, match="cannot be read as a model.*differs from the checksum"):
         Checkpoint.load(path, sha256=digest)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="cannot be read as a model of this program"):
@@ -149,8 +136,6 @@ def test_changed_or_wrong_files_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(InputError, match="cannot be read as a model of this program"):
         Checkpoint.load(path)
-    with pytest.raises(InputError, match="does not exist"):
-        Checkpoint.load(tmp_path / "no.safetensors")
     with pytest.raises(InputError, match=r"Expected \.onnx or \.safetensors"):
         made().export(tmp_path / "eyes.pth")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from common import Patch
 
 from preprocess.errors import InputError
 from preprocess.image import decode_rgb
@@ -21,9 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cache", ["off", "1"])
-def test_bytes_are_what_the_decode_path_of_inference_makes_of_the_shard(
-    pack_root: Path, kind: str, cache: str
-) -> None:
+def test_bytes_are_those_that_inference_decodes(pack_root: Path, kind: str, cache: str) -> None:
     """`preprocess.image.decode_rgb` is what `infer` reads photographs with."""
     split, on = Split.open(pack_root, "train"), 0
     loader = Loader(split, CPU, kind, cache)
@@ -69,9 +68,7 @@ def test_an_epoch_that_is_left_early_leaves_no_thread(pack_root: Path, kind: str
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("part", "message"), [("jpg", "cannot be decoded"), ("png", "label map")])
-def test_an_undecodable_sample_is_named(
-    pack_copy: Path, kind: str, part: str, message: str
-) -> None:
+def test_a_damaged_sample_is_named(pack_copy: Path, kind: str, part: str, message: str) -> None:
     split = Split.open(pack_copy, "train", verify=False)
     shard = split.shards[0][0]
     ((_, offset, size, _),) = [
@@ -93,25 +90,23 @@ def test_a_sample_of_another_size_is_named(pack_root: Path, kind: str) -> None:
         list(Loader(wrong, CPU, kind).batches(wrong.in_order(6)))
 
 
-def test_dali_hands_out_views_not_copies(pack_root: Path) -> None:
+def test_dali_hands_out_views_not_copies(pack_root: Path, monkeypatch: Patch) -> None:
     from nvidia.dali.pipeline import Pipeline
 
-    seen = []
-    original = Pipeline.run
+    seen, original = [], Pipeline.run
 
     def run(self: Pipeline, *args: object) -> object:
         outputs = original(self, *args)
         seen.append(outputs[0].as_tensor().data_ptr())
         return outputs
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pipeline, "run", run)
-        split = Split.open(pack_root, "train")
-        batch = next(iter(Loader(split, CPU, "dali").batches(split.in_order(6))))
+    monkeypatch.setattr(Pipeline, "run", run)
+    split = Split.open(pack_root, "train")
+    batch = next(iter(Loader(split, CPU, "dali").batches(split.in_order(6))))
     assert seen[0] == batch.images.data_ptr()
 
 
-def test_auto_takes_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_a_quarter_of_what_is_free(monkeypatch: Patch) -> None:
     if (facts := Path("/proc/meminfo")).exists():
         total = float(facts.read_text().split()[1]) * 1024
         assert total / 100 < available_memory() <= total
@@ -123,14 +118,11 @@ def test_auto_takes_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -
     assert place_store("off", 1, CPU) is None
     assert place_store("1.5", 1_500_000_000, CPU) == CPU
     assert place_store("1.5", 1_500_000_001, CPU) is None
-
-
-def test_a_gpu_without_the_room_leaves_it_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = torch.device("cuda", 0)
-    monkeypatch.setattr(data, "available_memory", lambda: 8e9)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4e9, 8e9))
+    gpu = torch.device("cuda", 0)
     assert place_store("auto", 1_000_000_000, gpu) == gpu
-    assert place_store("auto", 1_500_000_000, gpu) == CPU
+    assert place_store("auto", 1_500_000_000, gpu) == CPU, "the host has the room"
     assert place_store("auto", 3_000_000_000, gpu) is None
 
 

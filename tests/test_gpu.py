@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from common import blobs
 
 from preprocess.runtime import dali_is_installed
 from train.augment import augment
@@ -39,8 +40,7 @@ def test_batches_agree_with_the_cpu(pack_root: Path, loader: str, cache: str) ->
     order = list(split.shuffled(4, 1, 0))
     on_gpu = Loader(split, GPU, loader, cache).batches(order)
     for gpu, cpu in zip(on_gpu, Loader(split, CPU, "portable").batches(order), strict=True):
-        assert gpu.images.is_cuda
-        assert gpu.masks.is_cuda
+        assert gpu.images.device == gpu.masks.device == GPU
         assert np.array_equal(gpu.rows, cpu.rows)
         assert torch.equal(gpu.masks.cpu(), cpu.masks)
         difference = (gpu.images.cpu().int() - cpu.images.int()).abs().float()
@@ -62,12 +62,8 @@ def test_augmentation_agrees_with_the_cpu(pack_root: Path) -> None:
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    masks = torch.zeros(8, 1, 64, 64)
-    for row in range(8):
-        masks[row, :, 5 * row : 5 * row + 8, 20:36] = 1
-    images = 40 + 60 * torch.rand((8, 3, 64, 64), generator=generator) + 90 * masks
-    return images.to(GPU, memory_format=torch.channels_last), masks.to(GPU)
+    images, masks = blobs(8)
+    return images.to(GPU), masks.to(GPU)
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
@@ -86,38 +82,21 @@ def test_the_graph_takes_the_steps_that_eager_code_takes(amp: str) -> None:
     assert float((weights[0] - weights[1]).norm() / weights[0].norm()) < tolerance
 
 
-@pytest.mark.parametrize("amp", ["bf16", "fp16"])
-@pytest.mark.parametrize("captured", [False, True])
-def test_a_step_does_not_wait_for_the_device(amp: str, captured: bool) -> None:
-    step = TrainStep(to_channels_last(UNet(SMALL), GPU), 5e-3, amp)
-    step._may_capture = captured
-    inputs = batch()
-    for _ in range(5):
-        step(*inputs, 1.0, 0.9)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(3):
-            step(*inputs, 1.0, 0.9)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("cache", ["off", "auto"])
 def test_an_epoch_does_not_wait_more_for_more_steps(
     pack_root: Path, tmp_path: Path, loader: str, cache: str
 ) -> None:
-    """torch warns of every read that makes the host wait."""
-
     def waits(batch: int) -> int:
+        config = TrainConfig(
+            pack_root, tmp_path / f"{batch}", epochs=2, batch=batch, device="cuda", loader=loader,
+            cache=cache, model=ModelConfig(width=4, depth=2),
+        )  # fmt: skip
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
+            torch.cuda.set_sync_debug_mode("warn")  # of every read that makes the host wait
             try:
-                fit(TrainConfig(
-                    pack_root, tmp_path / f"{batch}", epochs=2, batch=batch, device="cuda",
-                    loader=loader, cache=cache, model=ModelConfig(width=4, depth=2),
-                ))  # fmt: skip
+                fit(config)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         return sum("synchronizing" in str(warning.message) for warning in caught)
@@ -128,11 +107,11 @@ def test_an_epoch_does_not_wait_more_for_more_steps(
 
 
 def test_training_and_evaluation_on_the_device(pack_root: Path, tmp_path: Path) -> None:
-    config = TrainConfig(
-        pack_root, tmp_path, epochs=2, batch=4, device="cuda", model=ModelConfig(width=4, depth=2)
-    )
-    result = fit(config)
+    small = ModelConfig(width=4, depth=2)
+    model = fit(TrainConfig(pack_root, tmp_path, 2, 4, device="cuda", model=small)).model_path
     assert amp_dtype("auto", GPU) in {torch.bfloat16, torch.float16}
-    on_gpu = evaluate_checkpoint(result.model_path, pack_root, "train", device="cuda").evaluation
-    on_cpu = evaluate_checkpoint(result.model_path, pack_root, "train", device="cpu").evaluation
-    assert on_gpu.metrics.f1 == pytest.approx(on_cpu.metrics.f1, abs=0.02)
+    on_gpu, on_cpu = (
+        evaluate_checkpoint(model, pack_root, "train", device=device).evaluation.metrics.f1
+        for device in ("cuda", "cpu")
+    )
+    assert on_gpu == pytest.approx(on_cpu, abs=0.02)

@@ -2,18 +2,16 @@
 
 import random
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-import simplejpeg
-from common import encoded
+from common import Patch, encoded
 from PIL import Image
 
 from preprocess.errors import DecodeError
-from preprocess.image import RGB, Geometry, decode_fitted, decode_rgb, fit
+from preprocess.image import RGB, decode_fitted, decode_rgb, fit
 
 RED, BLUE, WHITE, BLACK = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -55,25 +53,12 @@ def apart(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> int:
     return int(np.abs(one.astype(np.int16) - other).max())
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(64, 64), (512, 512), (300, 200), (200, 300), (37, 512), (9, 7), (1, 1)]
-)
-def test_geometry_is_centred_inside_and_keeps_the_aspect(height: int, width: int) -> None:
-    place = Geometry.fit(height, width, 64)
-    assert max(place.height, place.width) == 64
-    assert place.height * width == pytest.approx(place.width * height, abs=max(height, width) / 2)
-    assert 0 <= 64 - place.height - 2 * place.top <= 1
-    assert 0 <= 64 - place.width - 2 * place.left <= 1
-    assert (place.source_height, place.source_width, place.size) == (height, width, 64)
-
-
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (120, 80), (70, 151), (40, 30), (64, 64)])
 def test_restore_undoes_fit(height: int, width: int) -> None:
     picture = scene(height, width)
     square, place = fit(picture, 64)
     back = place.restore(square[..., 0].astype(np.float32))
-    assert back.shape == (height, width)
-    assert back.dtype == np.float32
+    assert (back.shape, back.dtype) == ((height, width), np.float32)
     assert np.abs(back - picture[..., 0]).max() < 6  # of 255; half a pixel off would be more
 
 
@@ -98,7 +83,7 @@ def test_shrinking_counts_every_source_pixel_once() -> None:
      ("RGB", "WEBP", {"lossless": True})],
 )  # fmt: skip
 @pytest.mark.parametrize("number", list(ORIENTATIONS))
-def test_every_exif_orientation_is_applied(
+def test_every_orientation_is_applied(
     number: int, mode: str, kind: str, options: dict[str, object]
 ) -> None:
     upright = scene()
@@ -111,7 +96,7 @@ def test_every_exif_orientation_is_applied(
     assert decibels(square, fit(upright, 32)[0]) > 36
 
 
-def test_pictures_beyond_pillows_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_beyond_pillows_limit(monkeypatch: Patch) -> None:
     upright = scene()
     picture = Image.fromarray(stored(upright, *ORIENTATIONS[6]))
     jpeg = encoded(picture, "JPEG", exif=oriented(6), **JPEG)
@@ -169,8 +154,7 @@ CASES = {
 def test_every_mode_becomes_the_colours_that_a_viewer_shows(case: str) -> None:
     data, left, right = CASES[case]
     rgb = decode_rgb(data, case)
-    assert rgb.shape == (16, 16, 3)
-    assert rgb.dtype == np.uint8
+    assert (rgb.shape, rgb.dtype) == ((16, 16, 3), np.uint8)
     expected = np.empty_like(rgb)
     expected[:, :8], expected[:, 8:] = left, right
     assert apart(rgb, expected) <= (2 if "JPEG" in case else 1)
@@ -185,8 +169,6 @@ def test_extreme_sizes(height: int, width: int, kind: str) -> None:
     assert square.shape == (32, 32, 3)
     assert square.flags.c_contiguous
     assert np.abs(square.astype(int) - (180, 90, 40)).max() <= 4
-    assert (place.source_height, place.source_width) == (height, width)
-    assert min(place.height, place.width) >= 1
     assert place.restore(np.ones((32, 32), np.float32)).shape == (height, width)
 
 
@@ -200,35 +182,15 @@ def test_jpegs_read_as_pillow_reads_them_progressive_ones_too(faces: Path) -> No
     np.testing.assert_array_equal(decode_fitted(baseline, 64)[0], decode_fitted(progressive, 64)[0])
 
 
-@pytest.mark.parametrize(
-    ("size", "shape"), [(128, (128, 128)), (64, (64, 64)), (32, (32, 32)), (60, (128, 128))]
-)
-def test_jpegs_are_scaled_while_decoding(size: int, shape: tuple[int, int], faces: Path,
-                                         monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    shapes, real = [], simplejpeg.decode_jpeg
-
-    def decode(*args: Any, **kwargs: Any) -> Any:
-        decoded = real(*args, **kwargs)
-        shapes.append(decoded.shape[:2])
-        return decoded
-
-    monkeypatch.setattr(simplejpeg, "decode_jpeg", decode)
-    picture = Image.open(faces / "CelebA-HQ-img" / "0.jpg").resize((256, 256))
-    assert decode_fitted(encoded(picture, "JPEG"), size)[0].shape == (size, size, 3)
-    assert shapes == [shape]
-
-
 @pytest.mark.parametrize("size", [64, 60])
 def test_fitted_decode_is_near_a_full_decode_with_lanczos(size: int, faces: Path) -> None:
-    near: dict[Image.Resampling, list[float]] = {}
+    near = []
     for path in sorted((faces / "CelebA-HQ-img").glob("*.jpg"))[:8]:
-        full, fitted = Image.open(path).convert("RGB"), decode_fitted(path.read_bytes(), size)[0]
-        for rule in (Image.Resampling.LANCZOS, Image.Resampling.BOX):
-            other = np.array(full.resize((size, size), rule))
-            near.setdefault(rule, []).append(decibels(fitted, other))
-    assert np.mean(near[Image.Resampling.LANCZOS]) > 40
-    assert np.mean(near[Image.Resampling.BOX]) > 43
-    assert min(map(min, near.values())) > 37
+        full, fitted = Image.open(path), decode_fitted(path.read_bytes(), size)[0]
+        rules = (Image.Resampling.LANCZOS, Image.Resampling.BOX)
+        near.append([decibels(fitted, np.array(full.resize((size, size), r))) for r in rules])
+    assert (np.mean(near, axis=0) > (40, 43)).all()
+    assert np.min(near) > 37
 
 
 def test_patterns_finer_than_a_pixel_do_not_alias() -> None:
@@ -251,34 +213,26 @@ def test_what_is_no_picture_is_named(data: bytes) -> None:
 def test_a_truncated_file_is_an_error_not_a_grey_picture(kind: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), kind)
-    part = data[: int(len(data) * share)]
     with pytest.raises(DecodeError, match=r"^cut\.img"):
-        decode_rgb(part, "cut.img")
-    with pytest.raises(DecodeError, match=r"^cut\.img"):
-        decode_fitted(part, 16, "cut.img")
+        decode_fitted(data[: int(len(data) * share)], 16, "cut.img")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "DDS", "TIFF"])
-def test_damage_raises_nothing_but_a_decode_error(
-    kind: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_damage_raises_a_decode_error_alone(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     Image.init()
     if kind not in Image.SAVE:
         pytest.skip(f"this Pillow writes no {kind}")
     options = {"exif": oriented(6)} if kind in {"JPEG", "PNG", "WEBP"} else {}
     data = encoded(Image.fromarray(cv2.resize(scene(), (32, 24))), kind, **options)
-    chance, decoded, refused = random.Random(kind), 0, 0
+    chance, refused = random.Random(kind), 0
     for _ in range(120):
         broken = bytearray(data)
         for _ in range(chance.choice([1, 2, 6])):
-            broken[chance.randrange(chance.choice([min(300, len(data)), len(data)]))] ^= (
-                chance.randrange(1, 256)
-            )
+            at = chance.randrange(chance.choice([min(300, len(data)), len(data)]))
+            broken[at] ^= chance.randrange(1, 256)
         try:
             decode_fitted(bytes(broken), 16)
-            decoded += 1
         except DecodeError:
             refused += 1
-    assert decoded + refused == 120
     assert refused > 5
     capfd.readouterr()  # libtiff talks

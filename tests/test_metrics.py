@@ -12,8 +12,10 @@ from train.loss import bce_dice
 from train.metrics import image_iou, metrics_of, pixel_counts
 from train.model import UNet
 
+Pair = tuple[torch.Tensor, torch.Tensor]
 
-def masks_and_logits() -> tuple[torch.Tensor, torch.Tensor]:
+
+def masks_and_logits() -> Pair:
     """Three 4 x 4 pictures: 2 of 3 pixels found and 1 too many; blank, right; blank, 2 wrong."""
     masks, logits = torch.zeros(3, 1, 4, 4), torch.full((3, 1, 4, 4), -5.0)
     masks[0, 0, 0, :3] = 1
@@ -27,24 +29,14 @@ def test_counts_and_figures_are_those_of_the_definition() -> None:
     counts = pixel_counts(logits, masks)
     assert counts.tolist() == [[2, 1, 1, 16], [0, 0, 0, 16], [0, 2, 0, 16]]
     figures = metrics_of(counts)
-    assert figures.f1 == pytest.approx(2 * 2 / (2 * 2 + 3 + 1))
-    assert figures.iou == pytest.approx(2 / 6)
-    assert figures.precision == pytest.approx(2 / 5)
-    assert figures.recall == pytest.approx(2 / 3)
     assert image_iou(counts).tolist() == [0.5, 1.0, 0.0]
-    assert figures.mean_iou == pytest.approx(0.5)
-    assert (figures.images, figures.images_without_eyes) == (3, 2)
-    assert figures.false_positive_pixels == 2
-    assert figures.false_positive_share == pytest.approx(2 / 32)
-    parts = [pixel_counts(logits[i : i + 1], masks[i : i + 1]) for i in range(3)]
-    assert metrics_of(torch.cat(parts)) == figures, "counts add up and are not averaged"
-
-
-def test_threshold_is_on_the_probability() -> None:
-    logits = torch.full((1, 1, 1, 1), math.log(0.3 / 0.7))
-    ones = torch.ones(1, 1, 1, 1)
-    assert pixel_counts(logits, ones, threshold=0.25)[0, 0] == 1
-    assert pixel_counts(logits, ones, threshold=0.35)[0, 0] == 0
+    assert figures.to_dict() == pytest.approx({
+        "f1": 2 * 2 / (2 * 2 + 3 + 1), "iou": 2 / 6, "precision": 2 / 5, "recall": 2 / 3,
+        "mean_iou": 0.5, "images": 3, "images_without_eyes": 2, "false_positive_pixels": 2,
+        "false_positive_share": 2 / 32,
+    })  # fmt: skip
+    at_three_tenths = torch.full((1, 1, 1, 1), math.log(0.3 / 0.7)), torch.ones(1, 1, 1, 1)
+    assert [int(pixel_counts(*at_three_tenths, t)[0, 0]) for t in (0.25, 0.35)] == [1, 0]
 
 
 def test_a_split_without_eyes_has_no_division_by_zero() -> None:
@@ -58,25 +50,18 @@ def test_loss_falls_with_the_overlap_and_is_finite_on_blank_pictures() -> None:
     assert float(bce_dice(right, masks)) < 1e-3
     assert float(bce_dice(wrong, masks)) > 10
     assert torch.isfinite(bce_dice(torch.zeros_like(masks), torch.zeros_like(masks)))
+    each = torch.stack([bce_dice(row[None], masks[:1]) for row in (right[0], wrong[0])])
+    both = bce_dice(torch.stack([right[0], wrong[0]]), masks[[0, 0]])
+    torch.testing.assert_close(both, each.mean())
 
 
-def test_loss_of_a_batch_is_the_mean_over_its_parts() -> None:
-    torch.manual_seed(0)
-    logits, masks = torch.randn(4, 1, 8, 8), (torch.rand(4, 1, 8, 8) > 0.8).float()
-    halves = [bce_dice(logits[part], masks[part]) for part in (slice(0, 2), slice(2, 4))]
-    torch.testing.assert_close(bce_dice(logits, masks), sum(halves) / 2)
-
-
-def pixels(
-    count: int, scale: float = 1.0, shift: float = 0.0, seed: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw logits whose true probability is sigmoid((logit - shift) / scale)."""
-    rng = np.random.default_rng(seed)
+def pixels(count: int, shift: float = 0.0) -> Pair:
+    """Draw logits whose true probability is sigmoid(logit - shift), and which pixels are an eye."""
+    rng = np.random.default_rng(0)
     true = rng.normal(-1, 2.5, count)
     eye = rng.random(count) < 1 / (1 + np.exp(-true))
-    shape = (1, 1, 1, count)
-    logits = torch.tensor(true * scale + shift, dtype=torch.float32).view(shape)
-    return logits, torch.tensor(eye, dtype=torch.float32).view(shape)
+    both = np.stack([true + shift, eye]).astype(np.float32)
+    return tuple(torch.from_numpy(both).view(2, 1, 1, 1, count))
 
 
 def histogram(logits: torch.Tensor, masks: torch.Tensor) -> LogitHistogram:
@@ -103,34 +88,22 @@ def test_f1_of_a_threshold_is_the_f1_of_the_metrics() -> None:
 def test_best_threshold_beats_its_neighbours_and_keeps_to_half_where_all_are_equal() -> None:
     logits, masks = pixels(50_000, shift=1.0)
     best = histogram(logits, masks).best_threshold()
-    scores = {
-        t: metrics_of(pixel_counts(logits, masks, t)).f1 for t in (0.2, 0.35, best, 0.75, 0.9)
-    }
-    assert max(scores, key=lambda t: scores[t]) == best
+    tried = (0.2, 0.35, best, 0.75, 0.9)
+    assert best == max(tried, key=lambda t: metrics_of(pixel_counts(logits, masks, t)).f1)
     sure = torch.tensor([-9.0, 9.0]).view(1, 1, 1, 2)
     assert histogram(sure, (sure > 0).float()).best_threshold() == pytest.approx(0.5, abs=0.003)
-
-
-def test_correction_finds_the_scale_and_shift_that_were_put_in() -> None:
-    before = histogram(*pixels(200_000, scale=2.5, shift=-0.8))
-    correction = before.fit()
-    assert correction.scale == pytest.approx(1 / 2.5, rel=0.04)
-    assert correction.shift == pytest.approx(0.8 / 2.5, abs=0.05)
-    logits, masks = pixels(200_000, scale=2.5, shift=-0.8, seed=1)
-    after = histogram(correction(logits), masks)
-    assert after.reliability().error_unsure < 0.02
-    assert histogram(logits, masks).reliability().error_unsure > 0.1
 
 
 def test_correction_bends_where_far_background_is_surer() -> None:
     true, masks = pixels(400_000)
     # The network is too sure at an edge (twice), and right about what is far below.
-    logits = torch.where(true > -3, 2 * true, true - 3)
+    logits = torch.where(true > -3, 2 * true, true - 3) - 1
     before = histogram(logits, masks)
     correction = before.fit()
     assert correction.scale == pytest.approx(0.5, rel=0.05)
+    assert correction.shift == pytest.approx(0.5, rel=0.1)
     assert correction.scale + correction.bend == pytest.approx(1, rel=0.1)
-    assert correction.knee == pytest.approx(6, abs=0.5)
+    assert correction.knee == pytest.approx(7, abs=0.5)
     after = histogram(correction(logits), masks)
     assert after.reliability().error_unsure < 0.01 < before.reliability().error_unsure
 

@@ -28,16 +28,6 @@ def matrices() -> list[torch.Tensor]:
     ]
 
 
-def test_singular_values_come_close_to_one_in_the_same_directions() -> None:
-    for matrix, result in zip(matrices(), orthogonalise(matrices()), strict=True):
-        assert result.shape == matrix.shape
-        values = torch.linalg.svdvals(result)
-        assert 0.6 < values.min() < values.max() < 1.3
-        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-        rotated = left.T @ result @ right.T
-        assert (rotated - torch.diag(rotated.diagonal())).abs().max() < 0.02
-
-
 def test_batches_of_gram_matrices_equal_the_published_iteration() -> None:
     for matrix, result in zip(matrices(), orthogonalise(matrices()), strict=True):
         x = matrix / matrix.norm()
@@ -73,9 +63,8 @@ def test_every_weight_has_one_optimizer_and_logits_belong_to_adamw() -> None:
     owned = [p for o in (adamw, muon) for g in o.param_groups for p in g["params"]]
     assert sorted(map(id, owned)) == sorted(map(id, model.parameters()))
     filters = {id(p) for g in muon.param_groups for p in g["params"]}
-    for p in (p for g in muon.param_groups for p in g["params"]):
-        assert p.ndim == 4
-        assert min(p.shape[:2]) >= 8
+    (group,) = muon.param_groups
+    assert all(p.ndim == 4 and min(p.shape[:2]) >= 8 for p in group["params"])
     assert not {id(model.coarse.weight), id(model.head.weight)} & filters
     assert id(model.up[0].weight) in filters
     assert [g["peak"] for o in (adamw, muon) for g in o.param_groups] == [5e-3, 5e-3, 0.02]
@@ -84,19 +73,15 @@ def test_every_weight_has_one_optimizer_and_logits_belong_to_adamw() -> None:
 
 def test_rate_rises_to_the_peak_and_falls_to_a_hundredth() -> None:
     rates = [learning_rate(step, 100, 10) for step in range(101)]
-    assert rates[:11] == sorted(rates[:11])
-    assert rates[10] == pytest.approx(1.0)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[0] > 0
-    assert rates[100] == pytest.approx(0.01)
-    assert rates[55] == pytest.approx(0.505, abs=1e-6)
+    assert 0 < rates[0] < rates[10] == max(rates)
+    assert rates == [*sorted(rates[:10]), *sorted(rates[10:], reverse=True)]
+    assert [rates[step] for step in (10, 55, 100)] == pytest.approx([1, 0.505, 0.01])
 
 
 def test_average_forgets_the_start_quickly_then_reaches_its_decay() -> None:
     decays = [average_decay(step) for step in range(6000)]
-    assert decays[0] == pytest.approx(0.1)
     assert decays == sorted(decays)
-    assert decays[-1] == 0.998
+    assert (decays[0], decays[-1]) == (pytest.approx(0.1), 0.998)
 
 
 def test_average_moves_by_its_share_buffers_included() -> None:

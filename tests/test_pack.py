@@ -86,24 +86,23 @@ def test_seed_decides_the_order_alone(small: Path, tmp_path: Path) -> None:
     assert all(np.array_equal(first[key], second[key]) for key in first)
 
 
-def test_what_cannot_be_read_is_left_out_and_listed_alike_in_every_run(
-    source: Path, tmp_path: Path
-) -> None:
-    photo, mask = source / IMAGES / "4.jpg", source / PARTS / "00006_r_eye.png"
-    photo.write_bytes(photo.read_bytes()[:300])
-    mask.write_bytes(b"GIF89a")
-    (source / IMAGES / "9.jpg").write_bytes(b"")
-    (source / IMAGES / "11.jpg").write_text("no picture")
-    (source / IMAGES / "14.jpg").unlink()
+def test_what_cannot_be_read_is_left_out_and_listed(source: Path, tmp_path: Path) -> None:
+    images = source / IMAGES
+    (images / "4.jpg").write_bytes((images / "4.jpg").read_bytes()[:300])
+    (source / PARTS / "00006_r_eye.png").write_bytes(b"GIF89a")
+    (images / "11.jpg").write_text("no picture")
+    (images / "14.jpg").unlink()
     manifest = run(source, tmp_path / "out").manifest
     reasons = {row.key: row.reason for row in manifest.dropped}
-    assert sorted(reasons) == ["00004", "00006", "00009", "00011", "00014"]
-    assert "4.jpg: cannot be decoded as an image (300 bytes" in reasons["00004"]
-    assert "00006_r_eye.png: cannot be decoded as a mask (6 bytes" in reasons["00006"]
-    assert "9.jpg: cannot be decoded as an image (0 bytes" in reasons["00009"]
-    assert "no known image format" in reasons["00011"]
-    assert reasons["00014"] == "mask without an image (14.jpg is missing)"
-    assert manifest.samples == 35 == len(labels(tmp_path / "out"))
+    for key, reason in {
+        "00004": "4.jpg: cannot be decoded as an image (300 bytes",
+        "00006": "00006_r_eye.png: cannot be decoded as a mask (6 bytes",
+        "00011": "no known image format",
+        "00014": "mask without an image (14.jpg is missing)",
+    }.items():
+        assert reason in reasons.pop(key)
+    assert reasons == {}
+    assert manifest.samples == 36 == len(labels(tmp_path / "out"))
     assert Manifest.load(tmp_path / "out") == manifest
     assert run(source, tmp_path / "again").manifest == manifest
 
@@ -117,9 +116,7 @@ def test_a_source_of_which_nothing_can_be_read_packs_no_shard(tmp_path: Path) ->
     assert list(files(tmp_path / "out")) == ["manifest.json"]
 
 
-def test_eyes_are_counted_and_masks_without_content_are_suspect(
-    source: Path, tmp_path: Path
-) -> None:
+def test_eyes_are_counted_and_empty_masks_are_suspect(source: Path, tmp_path: Path) -> None:
     for number in range(40):
         for part in ("l_eye", "r_eye"):
             path = source / PARTS / f"{number:05d}_{part}.png"
@@ -130,25 +127,20 @@ def test_eyes_are_counted_and_masks_without_content_are_suspect(
                 mask[10:12, 8:12] = 0 if number == 20 else 225
                 cv2.imwrite(str(path), mask)
     manifest = run(source, tmp_path / "out").manifest
-    assert manifest.eyes == EyeCount(two=31, one=5, none=4)
-    assert manifest.dropped == ()
+    assert (manifest.eyes, manifest.dropped) == (EyeCount(two=31, one=5, none=4), ())
     names = [name.rpartition("/")[2] for name in manifest.empty_masks]
     assert names == ["00020_l_eye.png", "00020_r_eye.png"]
     seen = labels(tmp_path / "out")
-    assert not seen["00000"].any()
     assert set(np.unique(seen["00005"])) == {0, LABELS["l_eye"]}
-    assert not seen["00020"].any()
-    assert len(seen) == 40
+    assert seen["00000"].max() == seen["00020"].max() == 0
 
 
 def test_masks_of_the_other_eye_are_counted(source: Path, tmp_path: Path) -> None:
     before = run(source, tmp_path / "before").manifest.eyes
-    pairs = ((path, path.with_name(path.name.replace("l_eye", "r_eye")))
-             for path in sorted((source / PARTS).glob("*_l_eye.png")))  # fmt: skip
-    left, right = next(pair for pair in pairs if pair[1].exists())
-    data = left.read_bytes()
-    left.write_bytes(right.read_bytes())
-    right.write_bytes(data)
+    left, right = (source / PARTS / f"00003_{part}.png" for part in ("l_eye", "r_eye"))
+    left.rename(tmp_path / "left.png")
+    right.rename(left)
+    (tmp_path / "left.png").rename(right)
     report = run(source, tmp_path / "after")
     assert report.manifest.eyes == replace(before, swapped=1)
     assert f"1 of {before.two} have l_eye" in summary(tmp_path / "after", report)
@@ -157,11 +149,11 @@ def test_masks_of_the_other_eye_are_counted(source: Path, tmp_path: Path) -> Non
 def test_pairs_pack_with_the_label_of_an_eye_of_unknown_side(tmp_path: Path) -> None:
     mask = np.zeros((30, 40), np.uint8)
     mask[10:16, 5:35] = 255
+    for folder in ("images", "masks"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
     for name, content in (("b", mask), ("a", 0 * mask)):
-        for folder, picture in (("images", np.full((60, 80, 3), 99)), ("masks", content)):
-            (tmp_path / "in" / folder).mkdir(parents=True, exist_ok=True)
-            path = tmp_path / "in" / folder / f"{name}.png"
-            cv2.imwrite(str(path), picture.astype(np.uint8))
+        cv2.imwrite(str(tmp_path / "in" / "masks" / f"{name}.png"), content)
+        cv2.imwrite(str(tmp_path / "in" / "images" / f"{name}.png"), np.zeros((60, 80, 3)))
     manifest = run(tmp_path / "in", tmp_path / "out").manifest
     assert manifest.eyes == EyeCount(none=1, merged=1)
     assert (manifest.split_rule, manifest.empty_masks) == ("hash", ())
@@ -171,13 +163,10 @@ def test_pairs_pack_with_the_label_of_an_eye_of_unknown_side(tmp_path: Path) -> 
     assert (seen["b"] > 0).sum() == pytest.approx(180 * 0.8**2, abs=1)
 
 
-def test_genuine_photographs_keep_their_split_and_their_eye_area(
-    genuine: Path, tmp_path: Path
-) -> None:
+def test_genuine_photographs_keep_split_and_eye_area(genuine: Path, tmp_path: Path) -> None:
     source = genuine / "CelebAMask-HQ"
     manifest = pack(PackConfig(source, tmp_path / "out")).manifest
     assert (sizes(manifest), manifest.dropped) == ((676, 84, 84), ())
-    assert sum((manifest.eyes.two, manifest.eyes.one, manifest.eyes.none)) == 844
     assert (manifest.eyes.swapped, manifest.eyes.two) == (55, 818)
     before = sum(
         (np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)) > 127).mean()

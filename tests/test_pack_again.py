@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from common import IMAGES, MASKS, files, flip
+from common import IMAGES, MASKS, Patch, files, flip
 
 import preprocess.pack
 from preprocess.check import check
@@ -21,11 +21,8 @@ from preprocess.shards import index_path, record_path
 SETTINGS = PackSettings(size=32, samples_per_shard=8)
 
 
-def run(
-    source: Path, out: Path, settings: PackSettings = SETTINGS, *, overwrite: bool = False,
-    update: bool = False,
-) -> PackReport:  # fmt: skip
-    return pack(PackConfig(source, out, settings, workers=1, overwrite=overwrite, update=update))
+def run(source: Path, out: Path, settings: PackSettings = SETTINGS, **more: bool) -> PackReport:
+    return pack(PackConfig(source, out, settings, workers=1, **more))
 
 
 @pytest.fixture
@@ -52,23 +49,19 @@ def put(path: Path, data: bytes) -> None:
 
 
 SLOWLY = """
-import sys, time
+import time
 import preprocess.pack as packing
-from pathlib import Path
-from preprocess.manifest import PackSettings
+from preprocess.cli import main
 real = packing.pack_sample
-def slow(*args):
-    time.sleep(0.03)
-    return real(*args)
-packing.pack_sample = slow
-settings = PackSettings(size=32, samples_per_shard=4)
-packing.pack(packing.PackConfig(Path(sys.argv[1]), Path(sys.argv[2]), settings, workers=1))
+packing.pack_sample = lambda *args: time.sleep(0.03) or real(*args)
+main()
 """
 
 
 def killed_after(shards: int, source: Path, out: Path) -> None:
     """Pack slowly in another process and end it by SIGKILL in the middle of a shard."""
-    with subprocess.Popen([sys.executable, "-c", SLOWLY, str(source), str(out)]) as process:
+    words = f"--data {source} --out {out} --size 32 --samples-per-shard 4 --workers 1".split()
+    with subprocess.Popen([sys.executable, "-c", SLOWLY, *words]) as process:
         until = time.monotonic() + 30
         while len(list(out.rglob("eyes-*.json"))) < shards:
             assert time.monotonic() < until, "packed nothing in 30 seconds"
@@ -95,7 +88,7 @@ def test_a_killed_run_continues_without_repacking(small: Path, tmp_path: Path) -
 
 
 WAITS = """
-import os, sys, time
+import os, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from preprocess.runtime import _start_worker
@@ -171,9 +164,7 @@ def test_only_the_shard_of_a_changed_file_is_packed_again(
         assert run(source, out).packed == 0
 
 
-def test_while_packing_there_is_no_manifest(
-    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_while_packing_there_is_no_manifest(source: Path, out: Path, monkeypatch: Patch) -> None:
     def stop(*_: object) -> None:
         raise RuntimeError("power cut")
 
@@ -201,21 +192,15 @@ def test_shards_that_no_manifest_lists_are_removed(source: Path, tmp_path: Path)
     run(source, out, replace(SETTINGS, samples_per_shard=4))
     (out / "train" / "notes.txt").write_text("mine")
     (out / "train" / ".eyes-000000.tar.4242.tmp").write_bytes(b"left by a kill")
-    run(source, out, overwrite=True)
+    for number in range(8, 40, 10):  # all of val
+        for path in (*source.rglob(f"{number}.jpg"), *source.rglob(f"{number:05d}_*")):
+            path.unlink()
+    report = run(source, out, overwrite=True)
+    assert report.manifest.splits["val"].samples == 0
+    assert not list((out / "val").glob("*"))
     assert (out / "train" / "notes.txt").exists()
     run(source, tmp_path / "clean")
     assert files(out) == files(tmp_path / "clean")
-
-
-def test_a_split_that_went_away_leaves_manifest_and_folder(source: Path, out: Path) -> None:
-    for number in range(8, 40, 10):  # all of it: the other shards stay as they are
-        (source / IMAGES / f"{number}.jpg").unlink()
-        for mask in (source / MASKS).rglob(f"{number:05d}_*"):
-            mask.unlink()
-    report = run(source, out, overwrite=True)
-    assert (report.packed, report.manifest.splits["val"].samples) == (0, 0)
-    assert Manifest.load(out) == report.manifest
-    assert not list((out / "val").glob("*"))
 
 
 def test_what_is_missing_or_cut_is_packed_again(source: Path, out: Path) -> None:
@@ -236,42 +221,26 @@ def test_what_is_missing_or_cut_is_packed_again(source: Path, out: Path) -> None
     assert files(out) == before
 
 
-@pytest.mark.parametrize(("damaged", "at"), [("eyes-000001.tar", -600), ("eyes-000001.idx", -9)])
-def test_overwrite_mends_damage_that_size_and_date_do_not_show(
-    damaged: str, at: int, source: Path, out: Path
-) -> None:
+def test_overwrite_mends_damage_that_size_and_date_do_not_show(source: Path, out: Path) -> None:
     before = files(out)
-    flip(out / "train" / damaged, at)
-    assert run(source, out, overwrite=True).packed == 8
-    assert files(out) == before
-
-
-def test_overwrite_mends_a_damaged_manifest(source: Path, out: Path) -> None:
-    before = files(out)
+    flip(out / "train" / "eyes-000001.tar", -600)
+    flip(out / "train" / "eyes-000002.idx", -9)
     (out / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest\.json: cannot be read.*--overwrite"):
         run(source, out)
-    assert run(source, out, overwrite=True).packed == 0
+    assert run(source, out, overwrite=True).packed == 16
     assert files(out) == before
 
 
-def test_a_shard_of_which_nothing_could_be_read_is_tried_again(
-    source: Path, tmp_path: Path
-) -> None:
-    val = [source / IMAGES / f"{number}.jpg" for number in range(8, 40, 10)]
-    whole = [blank(path) for path in val]
-    assert len(run(source, tmp_path / "out").manifest.dropped) == 4
-    for path, data in zip(val, whole, strict=True):
+def test_what_could_not_be_read_is_tried_again(source: Path, tmp_path: Path) -> None:
+    """A shard of which nothing could be read in every run, a sample of a shard by --overwrite."""
+    out, val = tmp_path / "out", [source / IMAGES / f"{number}.jpg" for number in range(8, 40, 10)]
+    whole = {path: blank(path) for path in (*val, source / IMAGES / "3.jpg")}
+    assert len(run(source, out).manifest.dropped) == 5
+    for path, data in whole.items():
         put(path, data)  # as a medium that is mounted again would
-    report = run(source, tmp_path / "out")
-    assert (report.packed, report.manifest.dropped, report.manifest.samples) == (4, (), 40)
-
-
-def test_overwrite_tries_dropped_samples_again(source: Path, tmp_path: Path) -> None:
-    out, path = tmp_path / "out", source / IMAGES / "3.jpg"
-    whole = blank(path)
-    assert [row.key for row in run(source, out).manifest.dropped] == ["00003"]
-    put(path, whole)
+    report = run(source, out)
+    assert (report.packed, [row.key for row in report.manifest.dropped]) == (4, ["00003"])
     stamp = (out / "manifest.json").stat().st_mtime_ns
     assert run(source, out, update=True).packed == 0
     assert (out / "manifest.json").stat().st_mtime_ns == stamp, "make would train again"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+from common import files, python
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,8 +37,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(checkout: Path, kind: str, out: Path) -> Path:
-    done = subprocess.run([sys.executable, "-c", BUILD, f"build_{kind}", str(out)], cwd=checkout,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    done = python("-c", BUILD, f"build_{kind}", out, cwd=checkout)
     assert done.returncode == 0, done.stderr
     return out / done.stdout.splitlines()[-1]
 
@@ -53,9 +51,8 @@ def test_a_wheel_segments_on_its_own_and_brings_no_training_framework(
         needs = [line for line in wheel.read(facts).decode().splitlines()
                  if line.startswith("Requires-Dist") and "extra ==" not in line]  # fmt: skip
     assert not any(heavy in line for line in needs for heavy in ("torch", "dali", "matplotlib"))
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-    command = [sys.executable, "-m", "infer", "--image", str(photo), "--output", "a.png"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    alone, words = {"PYTHONPATH": str(tmp_path / "site")}, ("--image", photo, "--output", "a.png")
+    done = python("-m", "infer", *words, cwd=tmp_path, env=alone)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "a.png") as panel:
         assert panel.size[0] == 3 * 256
@@ -65,9 +62,6 @@ def test_a_source_archive_holds_tests_docs_and_makefile(checkout: Path, tmp_path
     shutil.rmtree(checkout / "build", ignore_errors=True)  # left by a wheel
     with tarfile.open(build(checkout, "sdist", tmp_path)) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {
-        path.relative_to(checkout).as_posix()
-        for path in checkout.rglob("*")
-        if path.is_file() and path.suffix in {".py", ".md", ".png", ".toml", ".onnx", ".sha256"}
-    }
+    kinds = (".py", ".md", ".png", ".toml", ".onnx", ".sha256")
+    wanted = set(files(checkout, *kinds))
     assert wanted | {"Makefile", "LICENSE", "constraints.txt", ".ci/run"} <= names

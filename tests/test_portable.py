@@ -1,9 +1,8 @@
 """Platforms without DALI: everything works, through the portable loader, and says so."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+from common import python
 from PIL import Image
 
 WITHOUT_DALI = """
@@ -29,8 +28,7 @@ for command, words, code, said in (
 
 def test_all_programs_run_without_dali(pack_root: Path, faces: Path, tmp_path: Path) -> None:
     words = (pack_root, faces / "CelebA-HQ-img" / "1.jpg", tmp_path)
-    command = [sys.executable, "-c", WITHOUT_DALI, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = python("-c", WITHOUT_DALI, *words)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "result.png") as panel:
         assert panel.size == (3 * 256, 256)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from common import Patch, blobs
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,23 +19,11 @@ from train.augment import augment
 from train.calibration import logit_counts
 from train.config import AugmentConfig, ModelConfig
 from train.draw import Draw, draw
-from train.metrics import pixel_counts
+from train.metrics import metrics_of, pixel_counts
 from train.model import UNet, to_channels_last
 from train.step import TrainStep
 
 SMALL = ModelConfig(width=8, depth=2)
-
-
-def batch(count: int = 4, side: int = 64) -> tuple[Tensor, Tensor]:
-    """Return noise with bright blobs, and where they are."""
-    generator = torch.Generator().manual_seed(0)
-    images = 40 + 60 * torch.rand((count, 3, side, side), generator=generator)
-    masks = torch.zeros(count, 1, side, side)
-    for row in range(count):
-        y, x = (4 + 6 * row) % (side - 12), (8 + 11 * row) % (side - 20)
-        masks[row, :, y : y + 8, x : x + 16] = 1
-    images = images + 90 * masks
-    return images.contiguous(memory_format=torch.channels_last), masks
 
 
 def drawn(count: int) -> Draw:
@@ -69,7 +58,7 @@ def test_a_step_takes_few_launches() -> None:
     """1,700 before; Muon alone took 1,270 of them."""
     torch.manual_seed(0)
     step = TrainStep(to_channels_last(UNet()), 5e-3)
-    images, masks = batch()
+    images, masks = blobs()
     step(images, masks, 1.0, 0.5)
     with Launches() as whole:
         step(images, masks, 1.0, 0.5)
@@ -86,6 +75,8 @@ def test_the_augmentation_takes_few_launches_whatever_the_batch() -> None:
     counts = []
     for count in (16, 256):
         numbers, images = drawn(count), torch.zeros(count, 64, 64, 3, dtype=torch.uint8)
+        flags = (numbers.hidden, numbers.blurred, numbers.noisy, numbers.compressed)
+        assert all(flag.any() for flag in flags), "every effect has a picture"
         with Launches() as launches:
             augment(images, images[..., 0], numbers, (32, 48))
         counts.append(sum(launches.counts.values()))
@@ -109,7 +100,7 @@ class NoReading(TorchDispatchMode):
 
 
 @pytest.fixture
-def no_reading(monkeypatch: pytest.MonkeyPatch) -> NoReading:
+def no_reading(monkeypatch: Patch) -> NoReading:
     """Make every way in which Python reads a tensor's values an error, `.cpu()` among them."""
 
     def read(self: Tensor, *_: object, **__: object) -> None:
@@ -123,7 +114,7 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> NoReading:
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_a_step_never_waits_for_the_device(no_reading: NoReading, amp: str) -> None:
     step = TrainStep(to_channels_last(UNet(SMALL)), 5e-3, amp)
-    images, masks = batch()
+    images, masks = blobs()
     with no_reading, pytest.raises(AssertionError, match="waits for the device"):
         images[masks.expand_as(images) > 0]
     with no_reading:
@@ -149,31 +140,26 @@ def test_every_layer_stays_channels_last_after_a_shuffle_that_does_not() -> None
 
     model = to_channels_last(UNet(SMALL))
     model.shuffle = Shuffle(2)
-    left: list[str] = []
 
-    def watch(name: str, values: list[Tensor]) -> None:
-        if not all(v.is_contiguous(memory_format=torch.channels_last) for v in values):
-            left.append(name)
+    def watch(module: nn.Module, given: tuple[Tensor], out: Tensor) -> None:
+        for values in (given[0], out):
+            assert values.is_contiguous(memory_format=torch.channels_last), module
 
-    for name, module in model.named_modules():
-        if not list(module.children()) and name != "shuffle":
-            module.register_forward_hook(
-                lambda _, given, out, name=name: watch(name, [given[0], out])
-            )
-    model(batch()[0])
-    assert left == []
+    for module in model.modules():
+        if not list(module.children()) and module is not model.shuffle:
+            module.register_forward_hook(watch)
+    model(blobs()[0])
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_every_precision_learns(amp: str) -> None:
     torch.manual_seed(0)
     step = TrainStep(to_channels_last(UNet(SMALL)), 5e-3, amp)
-    images, masks = batch(side=48)
+    images, masks = blobs(side=48)
     losses = [float(step(images, masks, 1.0, 0.9)) for _ in range(40)]
     assert losses[-1] < 0.25 * losses[0]
     with torch.inference_mode():
-        hit, false, missed, _ = pixel_counts(step.model.eval()(images), masks).sum(dim=0).tolist()
-    assert 2 * hit / (2 * hit + false + missed) > 0.9
+        assert metrics_of(pixel_counts(step.model.eval()(images), masks)).f1 > 0.9
     assert all(p.dtype is torch.float32 for p in step.model.parameters())
 
 
@@ -181,14 +167,14 @@ def begun() -> tuple[TrainStep, list[Tensor]]:
     """Take a step in float16; return what it was taken with, and copies of the weights."""
     torch.manual_seed(0)
     step = TrainStep(to_channels_last(UNet(SMALL)), 5e-3, "fp16")
-    step(*batch(), 1.0, 0.9)
+    step(*blobs(), 1.0, 0.9)
     return step, [p.detach().clone() for p in step.model.parameters()]
 
 
 def test_a_gradient_that_overflows_moves_nothing_and_lowers_the_scale() -> None:
     step, before = begun()
     momenta = [s["momentum"].clone() for s in step.optimizers[1].state.values()]
-    scale, (images, masks) = step.scaler.get_scale(), batch()
+    scale, (images, masks) = step.scaler.get_scale(), blobs()
     step(images * float("inf"), masks, 1.0, 0.9)
     assert step.scaler.get_scale() == scale / 2
     assert all(map(torch.equal, step.model.parameters(), before))
@@ -205,17 +191,18 @@ def test_an_overflow_in_one_part_stops_both_optimizers(name: str, value: float) 
     step.model.get_parameter(name).register_hook(
         lambda grad: grad.index_put((torch.tensor(0),), torch.tensor(value))
     )
-    step(*batch(), 1.0, 0.9)
+    step(*blobs(), 1.0, 0.9)
     assert all(map(torch.equal, step.model.parameters(), before))
 
 
 def test_state_comes_back_whole() -> None:
-    images, masks = batch()
+    images, masks = blobs()
     torch.manual_seed(0)
     step, again = (TrainStep(to_channels_last(UNet(SMALL)), 5e-3, "fp16") for _ in range(2))
-    for _ in range(3):
-        step(images, masks, 0.7, 0.9)
+    for light in (1.0, 1.0, float("inf")):
+        step(light * images, masks, 0.7, 0.9)
     again.load_state_dict(step.state_dict(), step.average.state_dict())
+    assert again.scaler.get_scale() == step.scaler.get_scale()
     for _ in range(2):
         assert torch.equal(step(images, masks, 0.5, 0.9), again(images, masks, 0.5, 0.9))
     averages = (each.average.state_dict().values() for each in (step, again))

@@ -1,16 +1,13 @@
 """Training's command line: tables, files, presets, one-line errors, and what the docs say of it."""
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
-from common import call
+from common import TWO_PROCESSES, Patch, call, fails, python
 from PIL import Image
 
 from preprocess.errors import InputError
@@ -29,15 +26,15 @@ def trained(whole: TrainConfig) -> Path:
     return whole.output / MODEL_FILE
 
 
-def test_evaluate_prints_tables_and_writes_json_and_pictures(
+def test_evaluate_writes_tables_and_pictures(
     trained: Path, pack_root: Path, tmp_path: Path
 ) -> None:
     words = ("evaluate", "--shards", pack_root, "--model", trained, "--output", tmp_path)
     done = call(main, *words, "--split", "train")
     assert done.exit_code == 0, done.stderr
     assert "process tuning: " in done.stderr
-    for name in ("F1, both eyes merged", "mean IoU per image", "precision", "false pixels"):
-        assert name in done.stdout
+    for part in ("F1, both eyes merged", "mean IoU per image", "precision", "false pixels"):
+        assert part in done.stdout
     name = f"{pack_root.name}_train"
     content = json.loads((tmp_path / f"evaluation_{name}.json").read_bytes())
     assert len(content["iou"]) == content["metrics"]["images"] == 20
@@ -62,8 +59,7 @@ def test_evaluate_prints_tables_and_writes_json_and_pictures(
 
 def test_training_ends_with_calibrated_weights(trained: Path, pack_root: Path) -> None:
     checkpoint = Checkpoint.load(trained)
-    names = {"scale", "shift", "bend", "knee", "error", "error_before"}
-    assert names == checkpoint.calibration.keys()
+    assert {"scale", "shift", "bend", "knee", "error"} <= checkpoint.calibration.keys()
     evaluation = evaluate_checkpoint(trained, pack_root, "val", loader="portable").evaluation
     assert evaluation.metrics.f1 == pytest.approx(checkpoint.metrics["f1"])
     best = evaluation.histogram.best_threshold()
@@ -71,42 +67,21 @@ def test_training_ends_with_calibrated_weights(trained: Path, pack_root: Path) -
 
 
 def test_evaluation_does_not_depend_on_loader_batch_or_processes(
-    face_model: Path, face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    face_model: Path, face_shards: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     base = evaluate_checkpoint(face_model, face_shards, "train", loader="auto").evaluation
-    assert base.metrics.f1 > 0.5
-    for batch, loader in ((3, "auto"), (1, "portable"), (16, "portable")):
+    for batch, loader in ((3, "auto"), (1, "portable")):
         monkeypatch.setattr("train.evaluate._CPU_BATCH", batch)
         again = evaluate_checkpoint(face_model, face_shards, "train", loader=loader).evaluation
-        assert again.metrics == base.metrics
-        assert again.iou == base.iou
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "train"]
-    done = subprocess.run(
-        [sys.executable, *launch, "evaluate", "--shards", str(face_shards), "--split", "train",
-         "--model", str(face_model), "--output", str(tmp_path)],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        assert (again.metrics, again.iou) == (base.metrics, base.iou)
+    words = ["evaluate", "--shards", face_shards, "--split", "train", "--model", face_model]
+    done = python(*TWO_PROCESSES, *words, "--output", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     (written,) = tmp_path.glob("*.json")
     content = json.loads(written.read_bytes())
     assert content["metrics"] == asdict(base.metrics)
     keys = Split.open(face_shards, "train").keys(np.array(list(base.iou), np.int32))
     assert content["iou"] == pytest.approx(dict(zip(keys, base.iou.values(), strict=True)))
-
-
-def test_figures_are_those_of_the_pixels(face_model: Path, face_shards: Path) -> None:
-    """Recompute F1 from the grids' own ingredients, without train.metrics."""
-    result = evaluate_checkpoint(face_model, face_shards, "train", loader="portable")
-    hit = marked = wanted = 0
-    with torch.inference_mode():
-        for batch in result.loader.batches(result.loader.split.in_order(7)):
-            logits = result.model(batch.images.permute(0, 3, 1, 2))[:, 0]
-            predicted = logits.sigmoid().numpy() >= result.checkpoint.threshold
-            truth = batch.masks.numpy() > 0
-            hit += int(np.logical_and(predicted, truth).sum())
-            marked, wanted = marked + int(predicted.sum()), wanted + int(truth.sum())
-    assert hit
-    assert result.evaluation.metrics.f1 == pytest.approx(2 * hit / (marked + wanted))
 
 
 FIT = "--shards PACK --output out "
@@ -130,15 +105,11 @@ FIT = "--shards PACK --output out "
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    pack_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str
+    pack_root: Path, tmp_path: Path, monkeypatch: Patch, words: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    done = call(main, *words.replace("PACK", str(pack_root)).split())
-    assert done.exit_code == 2
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error:")]
-    assert message in line
-    assert "Traceback" not in done.stderr
+    fails(call(main, *words.replace("PACK", str(pack_root)).split()), message)
 
 
 def test_size_of_pack_and_model_must_agree(trained: Path, faces: Path, tmp_path: Path) -> None:
@@ -147,7 +118,7 @@ def test_size_of_pack_and_model_must_agree(trained: Path, faces: Path, tmp_path:
         evaluate_checkpoint(trained, tmp_path, "test")
 
 
-def test_presets_are_defaults_that_options_override(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_are_defaults_that_options_override(monkeypatch: Patch) -> None:
     seen: list[TrainConfig] = []
 
     def fit(config: TrainConfig, resume: bool) -> None:
@@ -158,14 +129,10 @@ def test_presets_are_defaults_that_options_override(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("preprocess.runtime.tune_process", lambda tune: "")
     for words in ("", "--preset recipe", "--seed 5 --preset recipe", "--preset fast"):
         assert call(main, "--shards", "x", *words.split()).exit_code == 2
-    plain, recipe, other_seed, fast = seen
-    assert (plain.epochs, plain.seed) == (25, 0)
-    assert (recipe.epochs, recipe.seed) == (64, 2)
-    assert (other_seed.epochs, other_seed.seed) == (64, 5)
-    assert fast.epochs < plain.epochs
-    assert fast.augment.hide.probability == 0
-    assert fast.augment.blur == Effect(0.1, 2.0)
-    assert plain.augment.hide.probability > 0
+    assert [(run.epochs, run.seed) for run in seen] == [(25, 0), (64, 2), (64, 5), (24, 0)]
+    plain, *_, fast = (run.augment for run in seen)
+    assert (fast.hide.probability, fast.blur) == (0, Effect(0.1, 2.0))
+    assert plain == AugmentConfig()
 
 
 def test_the_help_repeats_the_defaults_and_offers_what_there_is() -> None:

@@ -77,6 +77,11 @@ class Options:
     peers: Path
     place: Path
 
+    @property
+    def set_name(self) -> tuple[str, str]:
+        """What the photographs are called in titles, and in names of files."""
+        return (self.data.name, self.data.stem) if self.data else ("Drawn faces", "made-up")
+
 
 @dataclass(frozen=True)
 class Results:

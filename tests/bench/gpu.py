@@ -12,7 +12,7 @@ there is no GPU.
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import material
 import page
 import torch
 from material import SIZE
+from rulers import rate
 
 from preprocess.runtime import dali_is_installed
 from preprocess.sample import SampleConfig, write_sample
@@ -35,7 +36,7 @@ from train.step import TrainStep
 
 TRAIN_SAMPLES, VAL_SAMPLES, EPOCHS, BAR_SECONDS = 24_183, 2_993, 25, 60.0
 RECIPE_F1 = 0.9004  # docs/recipe.md
-WARM = 5  # batches before the clock starts
+BATCHES, SECONDS = (64, 256, 1024), 5.0  # tried; of each measurement
 Row = tuple[int, str, float]
 
 
@@ -49,39 +50,24 @@ def build_pack(place: Path, data: Path | None, counts: dict[str, int]) -> Path:
     return place / "pack"
 
 
-def rate(batches: Iterator[Any], count: int, seconds: float, wait: Callable[[], None]) -> float:
-    """Images a second over about so many seconds, after some batches."""
-    for _ in range(WARM):
-        next(batches)
-    wait()
-    done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        next(batches)
-        done += count
-    wait()
-    return done / (time.perf_counter() - started)
-
-
-def parts(root: Path, device: Any, batch: int, seconds: float, wait: Any) -> Iterator[Row]:
+def parts(root: Path, device: Any, batch: int, wait: Any) -> Iterator[Row]:
     """Measure loader, step, and both; yields (batch, what, images a second)."""
     split = Split.open(root, "train")
     config = TrainConfig(root, batch=batch)
 
     def speed(batches: Iterator[Any]) -> float:
-        return rate(batches, batch, seconds, wait)
-
-    def loaded(loader: Loader) -> Iterator[Any]:
-        for epoch in itertools.count():
-            yield from loader.batches(list(split.shuffled(batch, config.seed, epoch)))
+        return rate(batches, batch, SECONDS, wait)
 
     for kind in ["dali"] * dali_is_installed() + ["portable"]:
-        yield batch, f"loader, {kind}, streamed", speed(loaded(Loader(split, device, kind)))
+        batches = material.loaded(split, Loader(split, device, kind), batch)
+        yield batch, f"loader, {kind}, streamed", speed(batches)
     started = time.perf_counter()
     kept = Loader(split, device, "auto", "auto")
-    next(loaded(kept))
+    batches = material.loaded(split, kept, batch)
+    next(batches)
     wait()
     yield batch, "filling the store", split.samples / (time.perf_counter() - started)
-    yield batch, f"loader, kept on {kept.place}", speed(loaded(kept))
+    yield batch, f"loader, kept on {kept.place}", speed(batches)
     yield batch, "loader and augmentation", speed(material.shown(config, split, kept))
     one = next(material.shown(config, split, kept))
     ceiling = 0.0
@@ -99,9 +85,9 @@ def parts(root: Path, device: Any, batch: int, seconds: float, wait: Any) -> Ite
 
 def summary(history: Sequence[Any], total: float) -> tuple[list[tuple[str, str]], float]:
     """Return the figures of a run, and what a full run of the full set takes, in seconds."""
-    warm = [record.seconds for record in history[1:]] or [history[0].seconds]
+    warm = [record.seconds for record in history[1:]]
     rest = total - sum(record.seconds for record in history)
-    estimate = history[0].seconds + (EPOCHS - 1) * max(warm) + rest / len(history) * EPOCHS
+    estimate = history[0].seconds + (EPOCHS - 1) * max(warm) + rest
     spent = itertools.accumulate(record.seconds for record in history)
     passed = [at for at, record in zip(spent, history, strict=True) if record.val_f1 >= RECIPE_F1]
     return [
@@ -110,7 +96,7 @@ def summary(history: Sequence[Any], total: float) -> tuple[list[tuple[str, str]]
         ("all else (start, evaluation, files), s", f"{rest:.1f}"),
         ("best val F1", f"{max(record.val_f1 for record in history):.4f}"),
         (f"seconds to val F1 {RECIPE_F1}", f"{passed[0]:.1f}" if passed else "not reached"),
-        (f"{EPOCHS} epochs of so many samples, from the slowest, s", f"{estimate:.1f}"),
+        (f"{EPOCHS} epochs, the warm ones all as slow as the slowest, s", f"{estimate:.1f}"),
     ], estimate
 
 
@@ -119,14 +105,8 @@ def summary(history: Sequence[Any], total: float) -> tuple[list[tuple[str, str]]
 @click.option("--device", default="cuda")
 @click.option("--samples", default=TRAIN_SAMPLES, help="Training samples.")
 @click.option("--val", default=VAL_SAMPLES, help="Validation samples.")
-@click.option("--batch", "batches", multiple=True, type=int, default=(64, 256, 1024))
-@click.option("--epochs", default=EPOCHS, help="Epochs of real training.")
-@click.option("--seconds", default=5.0, help="Length of each measurement.")
 @contest.OUT
-def main(
-    data: Path | None, device: str, samples: int, val: int, batches: tuple[int, ...], epochs: int,
-    seconds: float, out: Path,
-) -> None:  # fmt: skip
+def main(data: Path | None, device: str, samples: int, val: int, out: Path) -> None:
     """Measure the GPU path; write OUT/gpu.md."""
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise click.UsageError("no CUDA device: `--device cpu --samples 256 --val 32` tries it")
@@ -139,19 +119,19 @@ def main(
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as place:
         root = build_pack(Path(place), data, {"train": samples, "val": val})
         rows = []
-        for batch in batches:
-            for row in parts(root, where, batch, seconds, wait):
+        for batch in (batch for batch in BATCHES if batch <= samples):
+            for row in parts(root, where, batch, wait):
                 click.echo(f"batch {row[0]}, {row[1]}: {row[2]:,.0f}", err=True)
                 rows.append(row)
         chosen = max((row for row in rows if row[1] == "all of it"), key=lambda row: row[2])[0]
         started = time.perf_counter()
-        run = TrainConfig(root, Path(place) / "run", epochs=epochs, batch=chosen, device=device)
+        run = TrainConfig(root, Path(place) / "run", epochs=EPOCHS, batch=chosen, device=device)
         history = fit(run).history
         figures, estimate = summary(history, time.perf_counter() - started)
     shown = [(str(batch), what, f"{speed:,.0f}") for batch, what, speed in rows]
     tables = {
         "Images a second": page.markdown(("batch", "", "images/s"), shown),
-        f"`train.loop.fit`, {epochs} epochs, batch {chosen}": page.markdown(("", ""), figures),
+        f"`train.loop.fit`, {EPOCHS} epochs, batch {chosen}": page.markdown(("", ""), figures),
     }
     full = is_cuda and (samples, val) == (TRAIN_SAMPLES, VAL_SAMPLES)
     bars = [page.bar("25 epochs", estimate, most=BAR_SECONDS, unit=" s")] if full else []

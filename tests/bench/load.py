@@ -7,17 +7,18 @@ too, in its own format (FFCV has no PNG: its masks are grey JPEGs; it decodes wi
 fast, less exact DCT, the others with the exact one; it has no setting). LitData, MosaicML Streaming
 and SPDL leave decoding to the user, and what decodes is the fastest that we know (simplejpeg for
 JPEG, OpenCV for PNG). Peers run in an environment of their own (`tests/bench/requirements.txt`),
-each at the fastest of the settings in the second table, tried at the start of the run; "memory
-kept" is what `preprocess.runtime` asks of malloc, given through the environment. In the first epoch
-every contender's pixels and masks are summed, and the run ends if the sums disagree. The ceiling is
-decoding alone: all cores decode bytes that are in memory already and drop the pixels; with the fast
-DCT it shows FFCV's advantage. "Kept decoded" is what training does from the second epoch on if the
-samples take at most a quarter of the free memory; its bytes on disk are the same.
+each at the fastest of the settings that were tried (commit 6e35c31): one worker more than cores,
+and malloc keeps freed memory, as `preprocess.runtime` asks it to. In the first epoch every
+contender's pixels and masks are summed, and the run ends if the sums disagree. The ceiling is
+decoding alone: all cores decode bytes that are in memory already and drop the pixels. "Kept
+decoded" is what training does from the second epoch on if the samples take at most a quarter of the
+free memory.
 """
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,18 @@ import click
 import contest
 import material
 import page
-import simplejpeg
 import torch
 from contest import Contender, Figures, Options, Results
 from material import BATCH, SIZE
 from peers.loading import PEERS
-from rulers import measure_loading
+from rulers import measure_loading, rate
 
 from preprocess.runtime import usable_cores
 from train.data import Loader, decoding_threads
-from train.portable import decode_mask, decode_sample
+from train.portable import decode_sample
 from train.split import Split
 
-CEILING, FAST = "decoding alone", "decoding alone, fast DCT"
-OURS = "ours, DALI", "ours, portable"
+OURS, CEILING = ("ours, DALI", "ours, portable"), "decoding alone"
 TIMES, PLAIN = 8, 10.0  # each photograph is packed under so many keys; the bar for the plain way
 PEER_PACKAGES = (
     "torch pillow simplejpeg opencv-python webdataset litdata mosaicml-streaming ffcv spdl "
@@ -46,8 +45,14 @@ PEER_PACKAGES = (
 )
 
 
-def own_contenders(place: Path, seconds: float) -> list[Contender]:
-    """List our own ways, and the ceiling."""
+def contenders(place: Path, seconds: float) -> list[Contender]:
+    """List the peers, our own ways, and the ceiling."""
+    work = {"data": place, "workers": usable_cores() + 1, "seconds": seconds}
+    peers = [
+        Contender(name, peer.what, "peers/loading.py", "measure", work | {"name": name},
+                  peer.advice, contest.KEEP_MEMORY)
+        for name, peer in PEERS.items()
+    ]  # fmt: skip
 
     def own(name: str, what: str, function: str, **more: Any) -> Contender:
         arguments = {"place": place, "seconds": seconds, **more}
@@ -55,11 +60,11 @@ def own_contenders(place: Path, seconds: float) -> list[Contender]:
 
     kept = "`train.data`: from the second epoch on, as in training if they fit"
     return [
+        *peers,
         own("ours, DALI", "`train.dali`, every epoch decoded", "load", kind="dali"),
         own("ours, portable", "`train.portable`, every epoch decoded", "load", kind="portable"),
         own("ours, kept decoded", kept, "load", kind="portable", cache="64"),
-        own(CEILING, "bytes in memory, no batch made: the ceiling", "decode_alone", fast=False),
-        own(FAST, "the same, less exact, as FFCV decodes", "decode_alone", fast=True),
+        own(CEILING, "bytes in memory, no batch made: the ceiling", "decode_alone"),
     ]
 
 
@@ -74,70 +79,38 @@ def load(place: str, seconds: float, kind: str, cache: str = "off") -> Figures:
     return measure_loading(epoch, seconds)
 
 
-def decode_alone(place: str, seconds: float, fast: bool) -> Figures:
+def decode_alone(place: str, seconds: float) -> Figures:
     split = Split.open(Path(place, "shards"), "train")
     samples = [sample for rows in split.in_order(BATCH) for sample in split.read(rows)]
-
-    def decode(sample: Any) -> None:
-        if fast:
-            simplejpeg.decode_jpeg(sample.jpg, "RGB", fastdct=True)
-            decode_mask(sample)
-        else:
-            decode_sample(sample, SIZE)
-
-    done, started = 0, time.perf_counter()
     with ThreadPoolExecutor(decoding_threads()) as pool:
-        while time.perf_counter() - started < seconds:
-            done += len(list(pool.map(decode, samples)))
-    return {"images": done / (time.perf_counter() - started)}
+        epochs = (list(pool.map(partial(decode_sample, size=SIZE), samples)) for _ in count())
+        return {"images": rate(epochs, len(samples), seconds)}
 
 
 def prepare(options: Options) -> dict[str, str]:
     """Make the photographs, pack them, and let every peer write its own format."""
-    place, count = options.place, TIMES * options.count
+    place, samples = options.place, TIMES * options.count
     said = material.lay_out(place / "originals", options.count, options.data)
-    material.repeat(place / "originals", place / "repeated", {"train": count})
-    material.pack_all(place / "repeated", place / "shards", "train", max(BATCH, count // 8))
+    material.repeat(place / "originals", place / "repeated", {"train": samples})
+    material.pack_all(place / "repeated", place / "shards", "train", max(BATCH, samples // 8))
     material.write_files(Split.open(place / "shards", "train"), place / "files")
     for name, peer in PEERS.items():
         if peer.prepare:
             work = {"name": name, "data": place}
             contest.run(Contender(name, "", "peers/loading.py", "prepare", work), options.peers)
-    samples = (
-        f"{count} an epoch: each photograph under {TIMES} keys, so that starting an epoch "
+    facts = (
+        f"{samples} an epoch: each photograph under {TIMES} keys, so that starting an epoch "
         "weighs about as little as in the full set (the plain Dataset reads each once)"
     )
-    return {"photographs": said, "samples": samples}
+    return {"photographs": said, "samples": facts}
 
 
-def fastest_settings(
-    options: Options, seconds: float
-) -> tuple[dict[str, str], list[Contender], str]:
-    """Try every setting of every peer: the fastest by name, their contenders, and the table."""
-    best, entrants, tried = {}, [], []
-    for name, peer in PEERS.items():
-        found = []
-        for more, keep in ((0, contest.KEEP_MEMORY), (0, {}), (1, contest.KEEP_MEMORY)):
-            workers = usable_cores() + more
-            work = {"name": name, "data": options.place, "workers": workers, "seconds": seconds}
-            contender = Contender(name, peer.what, "peers/loading.py", "measure", work, peer.advice,
-                                  keep)  # fmt: skip
-            setting = f"{workers} workers{', memory kept' if keep else ''}"
-            speed = contest.run(contender, options.peers)["images"]
-            click.echo(f"trial: {name}: {setting}: {speed:.0f} images/s", err=True)
-            found.append((speed, setting, contender))
-            tried.append((name, setting, f"{speed:.0f}"))
-        _, best[name], contender = max(found, key=lambda row: row[0])
-        entrants.append(contender)
-    return best, entrants, page.markdown(("peer", "setting", "images/s"), tried)
-
-
-def check_agreement(found: Results, count: int) -> None:
+def check_agreement(found: Results, photographs: int) -> None:
     """End the contest if a contender delivers other pixels or masks, or too few of them."""
     wanted = found.figures[OURS[0]][0]
     for who in found.who_measured("level"):
         row = found.figures[who.name][0]
-        whole = count if who.name == "plain Dataset" else count * TIMES
+        whole = photographs if who.name == "plain Dataset" else photographs * TIMES
         # The original's own resize differs a little, and so do masks that were JPEGs.
         if abs(row["level"] - wanted["level"]) > 1.0 or not (
             0.9 < row["eyes"] / wanted["eyes"] < 1.1 and row["pictures"] > 0.9 * whole
@@ -145,43 +118,22 @@ def check_agreement(found: Results, count: int) -> None:
             raise click.ClickException(f"{who.name} delivers {row}, ours {wanted}")
 
 
-def kilobytes(path: Path, samples: int) -> str:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return f"{sum(file.stat().st_size for file in files) / samples / 1e3:.1f}"
-
-
 @click.command()
 @contest.contest_options(count=128)
 @click.option("--seconds", default=1.5, help="How long a contender is measured a round.")
 def main(options: Options, seconds: float) -> None:
     """Compare loaders, and write OUT/loading.md."""
-    data, place = options.data, options.place
     facts = page.facts("torch nvidia-dali-cuda120 simplejpeg numpy", options.peers, PEER_PACKAGES)
     facts |= prepare(options)
-    best, entrants, tried = fastest_settings(options, seconds / 2)
-    entrants += own_contenders(place, seconds)
+    entrants = contenders(options.place, seconds)
     found = contest.run_rounds(entrants, options.rounds, options.peers)
     check_agreement(found, options.count)
-
-    def size(who: Contender) -> str:
-        reads = PEERS[who.name].reads if who.is_peer else "shards"
-        return kilobytes(place / reads, options.count * (1 if reads == "originals" else TIMES))
-
-    cells = {
-        "share of the ceiling": lambda who: page.spread(found.ratios(who.name, CEILING)),
-        "setting": lambda who: best.get(who.name, "tuned as in training"),
-        "KB a sample": size,
-    }
-    columns = {"images/s": ("images", 0)}
-    tables = {
-        "Contenders": page.contender_table(found, columns, OURS, cells),
-        "Settings tried at the start": tried,
-    }
-    bars = page.peer_bars(found, OURS, {"plain Dataset": PLAIN})
-    title, slug = (data.name, data.stem) if data else ("Drawn faces", "made-up")
-    picture = f"loading-{slug}.png"
-    page.plot_bars(options, picture, f"Loading: {title}", found, "images a second")
-    section = page.Section(title, facts, tables, bars, picture)
+    title, slug = options.set_name
+    section = page.contest_section(
+        title, options.out / f"loading-{slug}.png", facts, found, OURS, {"images/s": ("images", 0)},
+        least={"plain Dataset": PLAIN},
+        cells={"share of the ceiling": lambda who: page.spread(found.ratios(who.name, CEILING))},
+    )  # fmt: skip
     page.write_page(options.out / "loading.md", __doc__, [section])
 
 

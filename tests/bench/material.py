@@ -88,6 +88,15 @@ def write_files(split: Any, folder: Path) -> None:
             (folder / f"{key}.png").write_bytes(sample.png)
 
 
+def loaded(split: Any, loader: Any, size: int) -> Iterator[Any]:
+    """Yield the batches of training, epoch after epoch, as they come from the loader."""
+    for epoch in itertools.count():
+        order = list(split.shuffled(size, 0, epoch))
+        for rows, batch in zip(order, loader.batches(order), strict=True):
+            split.eyes(rows)  # as training asks for them
+            yield batch
+
+
 def shown(config: Any, split: Any, loader: Any) -> Iterator[Any]:
     """Yield what training shows the network, epoch after epoch: augmented images and masks."""
     from train.augment import AugmentedEpoch

@@ -3,9 +3,9 @@
 From an original of 1024 x 1024 and two mask PNGs to a finished shard of 256 x 256, on one core,
 with the files in the page cache and one JPEG setting for all. The plain way decodes in full,
 resizes with Lanczos, decodes both masks, joins them, and writes JPEG, PNG and tar, all with Pillow;
-`draft` lets libjpeg halve the picture while decoding, as Pillow advises. "Memory kept" is what
-`preprocess.runtime` asks of malloc, given to the peers through the environment; our packer asks by
-itself. Ours is the whole packer with one worker: plan, samples, shards, manifest. The limit decodes
+`draft` lets libjpeg halve the picture while decoding, as Pillow advises, and keeps freed memory, as
+`preprocess.runtime` asks malloc to (the plain way is slower with it, and goes without). Ours is the
+whole packer with one worker: plan, samples, shards, manifest. The limit decodes
 the photograph at half size and both masks, with the fastest decoders that we have, and does nothing
 else; ours decodes straight to a quarter, which saves it the resizing and some of the decoding. The
 zip is made as `zip -r` makes it: deflated.
@@ -18,7 +18,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import contest
@@ -39,7 +38,6 @@ from preprocess.mask import decode_mask, encode_label, label_map
 TIMES = 4  # each photograph is packed under so many keys, so that starting weighs little
 PLAIN, SHARE_OF_LIMIT, ZIP_COST = 4.0, 0.75, 1.1
 DRAFT = "https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.Image.draft"
-MALLOC = "https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html"
 STAGES = {
     "list the files": read_plan,
     "read": Member.read,
@@ -57,19 +55,16 @@ def contenders(place: Path, count: int) -> list[Contender]:
     work = {"source": place / "set", "count": count, "size": SIZE, "quality": settings.quality,
             "subsampling": settings.subsampling}  # fmt: skip
 
-    def pillow(name: str, what: str, draft: bool, advice: str = "", keep: Any = ()) -> Contender:
-        arguments = {**work, "draft": draft}
-        return Contender(name, what, "peers/packing.py", "pillow", arguments, advice, dict(keep))
+    def pillow(name: str, what: str, advice: str, **keep: str) -> Contender:
+        arguments = {**work, "draft": name == "draft"}
+        return Contender(name, what, "peers/packing.py", "pillow", arguments, advice, keep)
 
     def own(name: str, what: str, function: str, source: str = "set") -> Contender:
         return Contender(name, what, "pack.py", function, {"source": place / source})
 
-    kept = "the same, freed memory kept"
     return [
-        pillow("plain", "Pillow, full decode, Lanczos", False),
-        pillow("plain, memory kept", kept, False, MALLOC, contest.KEEP_MEMORY),
-        pillow("draft", "Pillow, draft(512), Lanczos", True, DRAFT),
-        pillow("draft, memory kept", kept, True, MALLOC, contest.KEEP_MEMORY),
+        pillow("plain", "Pillow, full decode, Lanczos", ""),
+        pillow("draft", "Pillow, draft(512), Lanczos", DRAFT, **contest.KEEP_MEMORY),
         own("ours", "`preprocess.pack.pack`, one worker", "ours"),
         own("ours, from the zip", "the same, read from a zip that stays packed", "ours", "set.zip"),
         own("limit", "half-size decode and both masks, nothing else, memory kept", "limit"),
@@ -142,21 +137,18 @@ def measure(options: Options, place: Path) -> page.Section:
     output = "{size} x {size}, JPEG quality {quality}, {subsampling}"
     facts["output"] = output.format(**entrants[0].arguments)
     found = contest.run_rounds(entrants, options.rounds, options.peers)
-    columns = {"CPU ms an image": ("cpu", 2), "wall ms an image": ("wall", 2),
-               "images a second and core": ("images", 0)}  # fmt: skip
+    columns = {"images a second and core": ("images", 0), "CPU ms an image": ("cpu", 2),
+               "wall ms an image": ("wall", 2)}  # fmt: skip
     bars = [
-        *page.peer_bars(found, ["ours"], {"plain": PLAIN, "plain, memory kept": PLAIN}),
         page.bar("share of the limit", found.ratio("ours", "limit"), SHARE_OF_LIMIT, ""),
         page.bar("cost from the zip", found.ratio("ours", "ours, from the zip"), most=ZIP_COST),
     ]
-    title, slug = (data.name, data.stem) if data else ("Drawn faces", "made-up")
-    picture = f"packing-{slug}.png"
-    page.plot_bars(options, picture, f"Packing: {title}", found, "images a second and core")
-    tables = {
-        "Contenders": page.contender_table(found, columns, ["ours"], {}),
-        "Ours by stage": page.stage_table({"CPU ms an image": found.figures["stages"]}),
-    }
-    return page.Section(title, facts, tables, bars, picture)
+    stages = page.stage_table({"CPU ms an image": found.figures["stages"]})
+    title, slug = options.set_name
+    return page.contest_section(
+        title, options.out / f"packing-{slug}.png", facts, found, ["ours"], columns,
+        least={"plain": PLAIN}, tables={"Ours by stage": stages}, bars=bars,
+    )  # fmt: skip
 
 
 @click.command()

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import click
-from contest import ROOT, Contender, Figures, Options, Results
+from contest import ROOT, Contender, Figures, Results
 
 from preprocess.runtime import usable_cores
 
@@ -60,12 +60,17 @@ def facts(packages: str, peers: Path | None = None, of_peers: str = "") -> dict[
     }  # fmt: skip
     if peers:
         code = "import importlib.metadata as m, sys; [print(p, m.version(p)) for p in sys.argv[1:]]"
-        call = [peers, "-c", code, *of_peers.split()]
-        done = subprocess.run(call, capture_output=True, text=True)
-        if done.returncode:
-            raise click.ClickException(f"the peers lack a package: {done.stderr.strip()[-300:]}")
-        found["versions of the peers"] = ", ".join(done.stdout.splitlines())
+        said = output(peers, "-c", code, *of_peers.split())
+        if not said:
+            raise click.ClickException(f"{peers} lacks one of {of_peers}")
+        found["versions of the peers"] = ", ".join(said.splitlines())
     return found
+
+
+def output(*command: object) -> str:
+    """Return what a command prints; nothing if it fails."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    return "" if done.returncode else done.stdout.strip()
 
 
 def _command() -> str:
@@ -82,21 +87,15 @@ def _command() -> str:
 
 
 def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    facts = Path("/proc/cpuinfo").read_text()
+    return facts.partition("model name")[2].partition("\n")[0].strip("\t: ")
 
 
 def _commit() -> str:
     """Name the commit that is measured, "-dirty" if the code, documents apart, has changed."""
-    git = ["git", "-C", str(ROOT)]
-    status = [*git, "status", "--porcelain", "--untracked-files=no", "--", ":(exclude)docs"]
-    head, changed = (
-        subprocess.run(command, capture_output=True, text=True).stdout.strip()
-        for command in ([*git, "rev-parse", "--short", "HEAD"], status)
-    )
-    return (head or "unknown") + ("-dirty" if changed else "")
+    git = ("git", "-C", ROOT)
+    changed = output(*git, "status", "--porcelain", "--untracked-files=no", "--", ":(exclude)docs")
+    return output(*git, "rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
 
 def spread(values: Iterable[float], digits: int = 2, unit: str = "") -> str:
@@ -175,7 +174,20 @@ def stage_table(columns: Mapping[str, Sequence[Figures]]) -> str:
     )
 
 
-def plot_bars(options: Options, picture: str, title: str, found: Results, axis: str) -> None:
+def contest_section(
+    title: str, picture: Path, facts: Mapping[str, str], found: Results, ours: Sequence[str],
+    columns: Mapping[str, tuple[str, int]], *, least: Mapping[str, float],
+    cells: Mapping[str, Callable[[Contender], str]] | None = None,
+    tables: Mapping[str, str] | None = None, bars: Sequence[str] = (),
+) -> Section:  # fmt: skip
+    """Make the section of a contest: its table, whose first column is plotted, and its bars."""
+    plot_bars(picture, title, found, next(iter(columns)))
+    shown = {"Contenders": contender_table(found, columns, ours, cells or {})} | dict(tables or {})
+    reached = [*peer_bars(found, ours, least), *bars]
+    return Section(title, facts, shown, reached, picture.name)
+
+
+def plot_bars(path: Path, title: str, found: Results, axis: str) -> None:
     """Draw medians with a line from lowest to highest; this project's in colour."""
     from matplotlib.figure import Figure  # late: packing's workers import this module
 
@@ -193,13 +205,13 @@ def plot_bars(options: Options, picture: str, title: str, found: Results, axis: 
     axes.set(title=title, xlabel=axis)
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
-    options.out.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(options.out / picture, dpi=110)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(path, dpi=110)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves by label, each the values of all rounds by x; `band` shades a share around the first.
+    """Curves by label, each the values of all rounds by x.
 
     `level` draws a dotted line, `log` names the axes with a logarithmic scale ("x", "xy"), `zero`
     lets the values begin at 0.
@@ -208,14 +220,13 @@ class Panel:
     title: str
     x: str
     curves: Mapping[str, Mapping[float, Sequence[float]]]
-    band: float = 0.0
     level: float | None = None
     log: str = ""
     zero: bool = True
 
 
 def plot_curves(path: Path, *panels: Panel) -> None:
-    """Draw panels side by side: medians, with a line from lowest to highest."""
+    """Draw panels side by side, the medians of all rounds."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(max(8, 4 * len(panels)), 4.2), layout="constrained")
@@ -223,14 +234,8 @@ def plot_curves(path: Path, *panels: Panel) -> None:
     for axes, panel in zip(drawn.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for label, curve in panel.curves.items():
             middles = [statistics.median(values) for values in curve.values()]
-            bounds = [[abs(f(v) - m) for v, m in zip(curve.values(), middles, strict=True)]
-                      for f in (min, max)]  # fmt: skip
             colour = colours.setdefault(label, f"C{len(colours)}")
-            look = {"marker": "o", "ms": 3, "label": label, "color": colour}
-            axes.errorbar(list(curve), middles, bounds, **look)
-            if panel.band:
-                around = (1 - panel.band) * middles[0], (1 + panel.band) * middles[0]
-                axes.axhspan(*around, color=colour, alpha=0.12)
+            axes.plot(list(curve), middles, marker="o", ms=3, label=label, color=colour)
         if panel.level is not None:
             axes.axhline(panel.level, color="0.4", linestyle=":")
         axes.set(xlabel=panel.x, title=panel.title, yscale="log" if "y" in panel.log else "linear")

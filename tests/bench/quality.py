@@ -3,10 +3,10 @@
 framing    portraits shrunk, turned and pasted anywhere onto a canvas
 photos     snapshots, against dlib's landmarks
 groups     glasses, small eyes, darkness: figures by group of photographs
-agreement  the mask of an original against that of its packed sample
 """
 
 import xml.etree.ElementTree as ET
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ import torch
 
 from infer import Predictor
 from preprocess.celebamask import read_plan
-from preprocess.image import Geometry, decode_rgb
+from preprocess.image import decode_rgb
 from preprocess.mask import decode_mask, eye_boxes
 from train.augment import plain
 from train.evaluate import evaluate_checkpoint, in_order
 from train.metrics import image_iou, metrics_of, pixel_counts
-from train.split import Split
 
 ROLLS = (-60, -40, -20, 0, 20, 40, 60)
 FACES = (60, 90, 130, 200, 320, 500, 700)  # widths, pixels
@@ -36,8 +35,6 @@ WIDTHS = (0, 5, 8, 12, 20, 1e9)
 PATH = contest.PATH
 MODEL = click.option("--model", type=PATH, default=contest.ROOT / "infer/weights/eyes.safetensors",
                      help="[default: the bundled weights]")  # fmt: skip
-DATA = click.option("--data", type=PATH, required=True, help="A data set that preprocess reads.")
-SHARDS = click.option("--shards", type=PATH, required=True)
 
 
 @click.group(help=__doc__, no_args_is_help=True)
@@ -46,7 +43,7 @@ def main() -> None:
 
 
 @main.command()
-@DATA
+@click.option("--data", type=PATH, required=True, help="A data set that preprocess reads.")
 @MODEL
 @click.option("--every", default=4, help="Use every n-th portrait.")
 @contest.OUT
@@ -107,14 +104,13 @@ def paste(rgb: Any, mask: Any, face: float, size: float, roll: float, rng: Any) 
 @main.command()
 @click.option("--photos", "folder", type=PATH, required=True, help="Photographs and dlib's XML.")
 @MODEL
-@click.option("--faces", default="auto")
-def photos(folder: Path, model: Path, faces: str) -> None:
+def photos(folder: Path, model: Path) -> None:
     """Print, by width of the eye, how many eyes are hit, and the IoU with dlib's outline."""
     predictor, listed = Predictor.from_checkpoint(model), listed_faces(folder)
     rows: list[tuple[float, bool, float]] = []
     strays = 0
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in {".jpg", ".png"}):
-        found = predictor.predict(decode_rgb(path.read_bytes()), faces)
+        found = predictor.predict(path)
         here = listed.get(path.name, [])
         count, blobs = cv2.connectedComponents(found.mask.astype(np.uint8))
         eyes, outside = compare(blobs, here)
@@ -132,20 +128,20 @@ def photos(folder: Path, model: Path, faces: str) -> None:
     print(f"blobs outside every listed face: {strays}")
 
 
-def listed_faces(folder: Path) -> dict[str, list[tuple[list[float], list[Any]]]]:
+def listed_faces(folder: Path) -> dict[str, list[Any]]:
     """Return, by photograph, the box and the two outlines of every listed face."""
-    found: dict[str, list[tuple[list[float], list[Any]]]] = {}
-    for path in sorted(folder.glob("*.xml")):
-        for image in ET.parse(path).getroot().iter("image"):
-            for box in image.iter("box"):
-                points = {
-                    int(part.attrib["name"]): (float(part.attrib["x"]), float(part.attrib["y"]))
-                    for part in box.iter("part")
-                }
-                if len(points) == 68:
-                    sides = [float(box.attrib[name]) for name in ("left", "top", "width", "height")]
-                    outlines = [np.array([points[number] for number in ids]) for ids in OUTLINES]
-                    found.setdefault(image.attrib["file"], []).append((sides, outlines))
+    found = defaultdict(list)
+    pages = (ET.parse(path).getroot() for path in folder.glob("*.xml"))
+    listed = (
+        (i.attrib["file"], box) for p in pages for i in p.iter("image") for box in i.iter("box")
+    )
+    for photo, box in listed:
+        points = {int(p.attrib["name"]): [float(p.attrib[axis]) for axis in "xy"]
+                  for p in box.iter("part")}  # fmt: skip
+        if len(points) == 68:
+            sides = [float(box.attrib[name]) for name in ("left", "top", "width", "height")]
+            outlines = [np.array([points[number] for number in ids]) for ids in OUTLINES]
+            found[photo].append((sides, outlines))
     return found
 
 
@@ -169,12 +165,11 @@ def compare(blobs: Any, faces: Any) -> tuple[list[tuple[float, bool, float]], in
 
 @main.command()
 @click.option("--data", type=PATH, help="CelebAMask-HQ, for the masks of glasses.")
-@SHARDS
-@click.option("--split", default="test")
+@click.option("--shards", type=PATH, required=True)
 @MODEL
-def groups(data: Path | None, shards: Path, split: str, model: Path) -> None:
-    """Print F1 and mean IoU of each group; thirds are thirds of this split."""
-    run = evaluate_checkpoint(model, shards, split)
+def groups(data: Path | None, shards: Path, model: Path) -> None:
+    """Print F1 and mean IoU of each group of test; thirds are thirds of this split."""
+    run = evaluate_checkpoint(model, shards, "test")
     glasses = {path.name[:5] for path in data.rglob("*_eye_g.png")} if data else set()
     counts, rows = [], []
     with torch.inference_mode():
@@ -190,20 +185,20 @@ def groups(data: Path | None, shards: Path, split: str, model: Path) -> None:
                 rows.append((key in glasses, len(boxes), width, openness, around.mean()))
     table, traits = torch.cat(counts), np.array(rows, float)
 
-    def show(name: str, chosen: Any) -> None:
+    lines = []
+
+    def group(name: str, chosen: Any) -> None:
         part = table[torch.from_numpy(np.asarray(chosen))]
         if len(part):
-            figures = metrics_of(part)
-            print(f"{name:<34}{len(part):>6}{figures.f1:>9.4f}{figures.mean_iou:>10.4f}"
-                  f"{float(image_iou(part).min()):>9.3f}")  # fmt: skip
+            figures, lowest = metrics_of(part), float(image_iou(part).min())
+            row = (f"{figures.f1:.4f}", f"{figures.mean_iou:.4f}", f"{lowest:.3f}")
+            lines.append((name, str(len(part)), *row))
 
-    print(f"{'group':<34}{'n':>6}{'F1':>9}{'mean IoU':>10}{'lowest':>9}")
-    show("all", traits[:, 0] >= 0)
-    if data:
-        show("glasses", traits[:, 0] == 1)
-        show("no glasses", traits[:, 0] == 0)
+    group("all", traits[:, 0] >= 0)
+    group("glasses", traits[:, 0] == 1)
+    group("no glasses", traits[:, 0] == 0)
     for count in (0, 1, 2):
-        show(f"{count} eyes visible", traits[:, 1] == count)
+        group(f"{count} eyes visible", traits[:, 1] == count)
     for column, low, high, unit in (
         (2, "small eyes", "large eyes", " px"),
         (3, "narrow eyes", "wide open eyes", ""),
@@ -211,34 +206,10 @@ def groups(data: Path | None, shards: Path, split: str, model: Path) -> None:
     ):
         values = traits[:, column]
         first, second = np.nanquantile(values, [1 / 3, 2 / 3])
-        show(f"{low} (to {first:.3g}{unit})", values <= first)
-        show(f"between ({first:.3g} to {second:.3g}{unit})", (values > first) & (values <= second))
-        show(f"{high} (over {second:.3g}{unit})", values > second)
-
-
-@main.command()
-@DATA
-@SHARDS
-@click.option("--split", default="val")
-@MODEL
-def agreement(data: Path, shards: Path, split: str, model: Path) -> None:
-    """Print the IoU of masks from the originals (full decode) and from their packed samples."""
-    predictor, packed = Predictor.from_checkpoint(model), Split.open(shards, split)
-    originals = {sample.key: sample.image for sample in read_plan(data).samples}
-    hits, unions = [], []
-    for rows in packed.in_order(16):
-        for key, sample in zip(packed.keys(rows), packed.read(rows), strict=True):
-            rgb = decode_rgb(originals[key].read(data), key)
-            original = predictor.predict(rgb, "whole").mask
-            (plane,) = predictor.network(decode_rgb(sample.jpg, key)[None])
-            geometry = Geometry.fit(rgb.shape[0], rgb.shape[1], predictor.network.size)
-            mask = geometry.restore(plane) >= predictor.network.threshold
-            hits.append(int((original & mask).sum()))
-            unions.append(int((original | mask).sum()))
-    iou = np.array([h / u if u else 1.0 for h, u in zip(hits, unions, strict=True)])
-    pooled = sum(hits) / max(1, sum(unions))
-    print(f"{split}: {len(iou)} photographs, IoU pooled {pooled:.4f}, mean {iou.mean():.4f}, "
-          f"lowest {iou.min():.4f}, under 0.98: {(iou < 0.98).sum()}")  # fmt: skip
+        group(f"{low} (to {first:.3g}{unit})", values <= first)
+        group(f"between ({first:.3g} to {second:.3g}{unit})", (values > first) & (values <= second))
+        group(f"{high} (over {second:.3g}{unit})", values > second)
+    click.echo(page.markdown(("group", "n", "F1", "mean IoU", "lowest"), lines))
 
 
 if __name__ == "__main__":

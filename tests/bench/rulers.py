@@ -8,7 +8,25 @@ from typing import Any
 
 from contest import Figures, seconds_since_start
 
-SIZE, PAGE, LATENCIES = 256, 4096, 8
+SIZE, PAGE, LATENCIES, WARM = 256, 4096, 8, 4
+
+
+def rate(
+    batches: Iterator[Any], count: int, seconds: float, wait: Callable[[], Any] = int
+) -> float:
+    """Return the images a second of batches of `count`, over about so many seconds, after some.
+
+    `wait` waits for the device.
+    """
+    for _ in range(WARM):
+        next(batches)
+    wait()
+    done, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        next(batches)
+        done += count
+    wait()
+    return done / (time.perf_counter() - started)
 
 
 def measure_loading(epoch: Callable[[int], Iterator[Any]], seconds: float) -> Figures:

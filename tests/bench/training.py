@@ -17,8 +17,8 @@ weighs more than in training: the share of waiting that was promised is held aga
 whose epochs are whole.
 """
 
+import itertools
 import json
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ import page
 import torch
 from contest import Contender, Figures, Options
 from material import BATCH
+from rulers import rate
 
 from preprocess.mask import decode_label
 from train.config import AugmentConfig, TrainConfig
@@ -121,12 +122,7 @@ def ceiling(place: str, seconds: float) -> Figures:
     split, config = Split.open(Path(place, "shards"), "train"), TrainConfig(Path(), batch=BATCH)
     inputs = next(material.shown(config, split, Loader(split, torch.device("cpu"))))
     step = TrainStep(to_channels_last(UNet()), config.lr)
-    step(*inputs, 1.0, 0.9)
-    steps, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        step(*inputs, 1.0, 0.9)
-        steps += 1
-    speed = BATCH * steps / (time.perf_counter() - started)
+    speed = rate((step(*inputs, 1.0, 0.9) for _ in itertools.count()), BATCH, seconds)
     return {"images": speed, "waiting": 0.0, "parameters": parameter_count(step.model) / 1e6}
 
 
@@ -150,15 +146,14 @@ def compare_speed(options: Options, seconds: float, facts: Any) -> page.Section:
     """Hold the contest of images a second."""
     entrants = contenders(options.place, seconds, f1=False)
     found = contest.run_rounds(entrants, options.rounds, options.peers)
-    columns = {"M parameters": ("parameters", 2), "images/s": ("images", 1),
+    columns = {"images/s": ("images", 1), "M parameters": ("parameters", 2),
                "percent waiting for data": ("waiting", 1)}  # fmt: skip
-    bars = page.peer_bars(found, OURS, {"plain loop": BAR, "plain loop, tuned": BAR})
-    share = found.ratio("ours", CEILING)
-    bars.append(page.bar("ours, share of training from one cached batch", share, CACHED, ""))
-    picture, title = "training.png", "Training on the CPU, 256 x 256, batch 16"
-    page.plot_bars(options, picture, title, found, "images a second")
-    tables = {"Contenders": page.contender_table(found, columns, OURS, {})}
-    return page.Section("Images a second", facts, tables, bars, picture)
+    share = page.bar("ours, share of training from one cached batch",
+                     found.ratio("ours", CEILING), CACHED, "")  # fmt: skip
+    return page.contest_section(
+        "Training on the CPU, 256 x 256, batch 16", options.out / "training.png", facts, found,
+        OURS, columns, least={"plain loop": BAR, "plain loop, tuned": BAR}, bars=[share],
+    )  # fmt: skip
 
 
 def points_of(place: Path, who: Contender) -> Points:

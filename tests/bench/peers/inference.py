@@ -51,12 +51,12 @@ def plain(photos: str, out: str, threshold: float, model: str = "") -> Figures:
     )
 
 
-def onnx(photos: str, out: str, threshold: float, model: str, share: bool) -> Figures:
+def onnx(photos: str, out: str, threshold: float, model: str) -> Figures:
     """Run our network through ONNX Runtime at its best settings, decoding and resizing as ours.
 
-    Pillow writes the PNG at level 1, in a third of OpenCV's time with run lengths. `share` gives
-    each core photographs of its own and a session of one thread; else all cores work in each
-    operator (https://onnxruntime.ai/docs/performance/tune-performance/threading.html).
+    Pillow writes the PNG at level 1, in a third of OpenCV's time with run lengths. In a folder each
+    core has photographs of its own and a session of one thread; for one photograph all cores work
+    in each operator (https://onnxruntime.ai/docs/performance/tune-performance/threading.html).
     """
     import cv2
     import simplejpeg
@@ -95,7 +95,7 @@ def onnx(photos: str, out: str, threshold: float, model: str, share: bool) -> Fi
     sessions = [open_session(model, cores)]
     pool = ThreadPoolExecutor(cores, initializer=open_own)
     files = sorted(Path(photos).glob("*.jpg"))
-    return measure_inference(files, segment, segment_shared if share else segment, network)
+    return measure_inference(files, segment, segment_shared, network)
 
 
 def open_session(model: str, threads: int) -> Any:

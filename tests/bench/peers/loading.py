@@ -26,11 +26,10 @@ Epoch = Callable[[int], Iterator[Batch]]
 
 @dataclass(frozen=True)
 class Peer:
-    """What a peer does, its advice, what it reads, its function, and what writes its format."""
+    """What a peer does, its advice, its function, and what writes its format."""
 
     what: str
     advice: str
-    reads: str
     load: Callable[[Path, int], Epoch]
     prepare: Callable[[Path], None] | None
 
@@ -38,12 +37,12 @@ class Peer:
 PEERS: dict[str, Peer] = {}
 
 
-def peer(name: str, reads: str, prepare: Callable[[Path], None] | None = None) -> Any:
+def peer(name: str, prepare: Callable[[Path], None] | None = None) -> Any:
     """Enter a function into `PEERS`."""
 
     def enter(load: Callable[[Path, int], Epoch]) -> Callable[[Path, int], Epoch]:
         what, advice = (load.__doc__ or "").strip().rsplit(maxsplit=1)
-        PEERS[name] = Peer(" ".join(what.split()), advice, reads, load, prepare)
+        PEERS[name] = Peer(" ".join(what.split()), advice, load, prepare)
         return load
 
     return enter
@@ -91,7 +90,7 @@ class Mapped(Dataset):
         return self.load(self.paths[number])
 
 
-@peer("plain Dataset", "originals")
+@peer("plain Dataset")
 def originals(data: Path, workers: int) -> Epoch:
     """torch Dataset and DataLoader over the 1024 x 1024 originals, Pillow
     https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html
@@ -114,7 +113,7 @@ def originals(data: Path, workers: int) -> Epoch:
     return epochs(Mapped(paths, load), workers, shuffle=True)
 
 
-@peer("packed files", "files")
+@peer("packed files")
 def files(data: Path, workers: int) -> Epoch:
     """the same over files of 256 x 256, simplejpeg
     https://docs.pytorch.org/docs/stable/data.html
@@ -123,7 +122,7 @@ def files(data: Path, workers: int) -> Epoch:
     return epochs(dataset, workers, shuffle=True)
 
 
-@peer("webdataset", "shards")
+@peer("webdataset")
 def webdataset(data: Path, workers: int) -> Epoch:
     """WebDataset and WebLoader, on our shards, simplejpeg
     https://webdataset.github.io/webdataset/sharding/
@@ -148,7 +147,7 @@ def write_litdata(data: Path) -> None:
     optimize(fn=read, inputs=paths, output_dir=out, num_workers=1, chunk_bytes="64MB")
 
 
-@peer("LitData", "litdata", write_litdata)
+@peer("LitData", write_litdata)
 def litdata(data: Path, workers: int) -> Epoch:
     """StreamingDataset and StreamingDataLoader, simplejpeg
     https://github.com/Lightning-AI/litData
@@ -173,7 +172,7 @@ def write_mosaic(data: Path) -> None:
             writer.write(read(path))
 
 
-@peer("MosaicML Streaming", "mosaic", write_mosaic)
+@peer("MosaicML Streaming", write_mosaic)
 def mosaic(data: Path, workers: int) -> Epoch:
     """StreamingDataset over MDS, simplejpeg
     https://docs.mosaicml.com/projects/streaming/en/latest/distributed_training/performance_tuning.html
@@ -190,7 +189,7 @@ def mosaic(data: Path, workers: int) -> Epoch:
     return epochs(Pictures(local=str(data / "mosaic"), shuffle=True, batch_size=BATCH), workers)
 
 
-@peer("SPDL", "files")
+@peer("SPDL")
 def spdl(data: Path, workers: int) -> Epoch:
     """Meta's pipeline of threads, simplejpeg in them, a task a batch
     https://facebookresearch.github.io/spdl/latest/performance_analysis/index.html
@@ -220,7 +219,7 @@ def write_ffcv(data: Path) -> None:
     write([read(path) for path in packed_files(data)], data / "ffcv.beton")
 
 
-@peer("FFCV", "ffcv.beton", write_ffcv)
+@peer("FFCV", write_ffcv)
 def ffcv(data: Path, workers: int) -> Epoch:
     """compiled pipeline over JPEG fields
     https://docs.ffcv.io/parameter_tuning.html
@@ -232,7 +231,7 @@ def ffcv(data: Path, workers: int) -> Epoch:
     return lambda number: iter(batches)
 
 
-@peer("DALI's example", "shards")
+@peer("DALI's example")
 def dali(data: Path, workers: int) -> Epoch:
     """readers.webdataset by the documentation, on our shards
     https://docs.nvidia.com/deeplearning/dali/user-guide/docs/examples/general/data_loading/dataloading_webdataset.html
