@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PEERS  ?= .venv-bench
 DATA   ?=
+WILD   ?=
 SIZE   ?= 256
 # Empty: train.config.TrainConfig's own defaults, or the preset's.
 EPOCHS ?= $(if $(DATA)$(PRESET),,16)
@@ -43,6 +44,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 14
 	@echo "Variables (now):"
 	@echo "  DATA=$(DATA)  CelebAMask-HQ folder or zip; without it, faces are drawn (SAMPLES=$(SAMPLES))"
+	@echo "  WILD=$(WILD)  a second set for weights: images/ and eye_masks/"
 	@echo "  SIZE=$(SIZE) PRESET=$(PRESET) SEED=$(SEED) EPOCHS=$(EPOCHS) BATCH=$(BATCH) LR=$(LR) DEVICE=$(DEVICE) LOADER=$(LOADER)"
 	@echo "  SHARDS=$(SHARDS) OUTPUT=$(OUTPUT) MODEL=$(MODEL)"
 	@echo "  SPLIT=$(SPLIT)  for evaluate;  IMAGE=$(IMAGE)  for infer;  RESUME=1 goes on with a run;  ROUNDS=5  for bench"
@@ -99,15 +101,21 @@ evaluate: $(SHARDS)/manifest.json ## figures of MODEL on SPLIT, plots and pictur
 	@$(PY) -m train evaluate --shards $(SHARDS) --split $(SPLIT) --model $(MODEL) \
 		--output $(OUTPUT) --device $(DEVICE) --loader $(LOADER) $(if $(STRESS),--stress)
 
-weights: $(SHARDS)/manifest.json ## train the bundled weights anew, drawn faces first, then DATA (docs/recipe.md; SEED)
+# Squares of 256: drawn faces, then DATA. Squares of 384: DATA and WILD.
+weights: $(SHARDS)/manifest.json ## train the bundled weights anew from drawn faces, DATA and WILD (docs/recipe.md; SEED)
 	@test -n "$(DATA)" || { echo "Error: DATA is empty. Give CelebAMask-HQ: make weights DATA=..." >&2; exit 2; }
 	@$(PY) -m preprocess sample --out data/drawn --count 1000
 	@$(PY) -m preprocess --data data/drawn --out shards/drawn-$(SIZE) --size $(SIZE) --update
 	@$(PY) -m train --shards shards/drawn-$(SIZE) --output $(OUTPUT)/drawn --epochs 12 --resume \
 		--device $(DEVICE) --loader $(LOADER)
-	@$(PY) -m train --shards $(SHARDS) --output $(OUTPUT)/weights --preset recipe $(if $(SEED),--seed $(SEED)) \
+	@$(PY) -m train --shards $(SHARDS) --output $(OUTPUT)/recipe --preset recipe $(if $(SEED),--seed $(SEED)) \
 		--init $(OUTPUT)/drawn/eye_segmentation_model.pth --resume --device $(DEVICE) --loader $(LOADER)
-	@$(PY) -m train export --model $(OUTPUT)/weights/eye_segmentation_model.pth --shards $(SHARDS) \
+	@$(PY) -m preprocess --data "$(DATA)" --out shards/$(NAME)-384 --size 384 --update
+	@$(if $(WILD),$(PY) -m preprocess --data "$(WILD)" --out shards/wild-384 --size 384 --update)
+	@$(PY) -m train --shards shards/$(NAME)-384 $(if $(WILD),--shards shards/wild-384) --preset closer \
+		--output $(OUTPUT)/weights --init $(OUTPUT)/recipe/eye_segmentation_model.pth $(if $(SEED),--seed $(SEED)) \
+		--resume --device $(DEVICE) --loader $(LOADER)
+	@$(PY) -m train export --model $(OUTPUT)/weights/eye_segmentation_model.pth --shards shards/$(NAME)-384 \
 		--output infer/weights/eyes.onnx --half
 	@$(PY) -m train export --model $(OUTPUT)/weights/eye_segmentation_model.pth \
 		--output infer/weights/eyes.safetensors

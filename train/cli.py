@@ -66,8 +66,8 @@ def main() -> None:
                    "[default: 1]")  # fmt: skip
 @click.option("--output", type=PATH, help="Folder for model, history, plots.  [default: output]")
 @click.option("--preset", type=click.Choice(list(PRESETS)),
-              help="Other defaults: the bundled weights' recipe, or the fewest seconds to nearly "
-                   "its F1.")  # fmt: skip
+              help="Other defaults: one set in squares of 256 (recipe), several in squares of 384 "
+                   "(closer), or the fewest seconds (fast).")  # fmt: skip
 @click.option("--epochs", type=int, help="[default: 25]")
 @click.option("--batch", type=int, help="Samples a step, of all processes.  [default: 16]")
 @click.option("--lr", type=float, help="Peak learning rate.  [default: 0.005]")
