@@ -23,6 +23,8 @@ COMMON = (
                       "N: the N largest."),
     click.option("--json", is_flag=True, help="Also write faces and eyes as JSON."),
     click.option("--overwrite", is_flag=True, help="Replace results that exist."),
+    click.option("--max-megapixels", type=click.FloatRange(min=0), default=50.0,
+                 help="Refuse larger files before they take memory."),
     click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
     click.option("--tune/--no-tune", default=True,
                  help="Keep freed memory, let OpenMP threads sleep."),
@@ -185,8 +187,9 @@ def clip(
 
 
 def _predictor(
-    threads: int, model: Path | None, device: str, tune: bool, verbose: bool, **_: Any
-) -> Any:
+    threads: int, model: Path | None, device: str, max_megapixels: float, tune: bool,
+    verbose: bool, **_: Any,
+) -> Any:  # fmt: skip
     from preprocess.runtime import tune_process
 
     said = tune_process(tune)
@@ -194,7 +197,7 @@ def _predictor(
         print(said, file=sys.stderr)
     from infer.predictor import Predictor
 
-    return Predictor.from_checkpoint(model, device, threads)
+    return Predictor.from_checkpoint(model, device, threads, max_megapixels)
 
 
 def _faces(text: str) -> str | int:

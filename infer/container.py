@@ -33,7 +33,7 @@ class File:
     ahead = 8  # frames that may be read while others are segmented
     ended_by: tuple[type[BaseException], ...] = ()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_megapixels: float) -> None:
         remedy = "Give a video file; playlists and addresses are not followed"
         if not path.is_file():
             raise InputError(path, "does not exist, or is no regular file", remedy)
@@ -51,7 +51,7 @@ class File:
             reason = getattr(error, "strerror", None) or "no video in it"
             self._open.close()
             raise InputError(path, f"cannot be read ({reason})", remedy) from None
-        self.name = path.name
+        self.name, self._path, self._most = path.name, path, max_megapixels
         self._video.thread_type = "AUTO"
         self.rate = self._video.average_rate or Fraction(25)
         self.time_base = self._video.time_base
@@ -65,11 +65,13 @@ class File:
         """Yield frames, H x W x 3 uint8, and times; sound between them goes to `copy_sound`."""
         step = max(1, round(1 / (self.rate * self.time_base)))  # from a frame to the next
         last = None
+        self._check_size(self._video)
         for packet in self._in_order():
             if packet.stream.type == "audio":
                 copy_sound(packet)
                 continue
             for frame in packet.decode():
+                self._check_size(frame)  # it may differ from the header's, and from the last one's
                 rgb = frame.to_ndarray(format="rgb24")
                 turns = round(getattr(frame, "rotation", 0) / 90) % 4
                 if last is None:
@@ -79,6 +81,11 @@ class File:
                 else:
                     last = max(last + 1, frame.pts)
                 yield np.ascontiguousarray(np.rot90(rgb, turns)), last
+
+    def _check_size(self, shown: Any) -> None:
+        if shown.width * shown.height > self._most * 1e6:
+            problem = f"shows {shown.width} x {shown.height} pixels, over {self._most:g} megapixels"
+            raise InputError(self._path, problem, "Scale it down, or raise --max-megapixels")
 
     def _in_order(self) -> Iterator[Any]:
         """Yield packets; if time starts again, as in joined files, it goes on instead."""

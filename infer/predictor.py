@@ -22,6 +22,7 @@ from preprocess.image import RGB, Geometry, decode_rgb, from_pillow
 # "auto", "whole", or how many of the largest faces.
 Faces = str | int
 Photo = RGB | str | PathLike[str] | bytes | Image.Image
+MAX_MEGAPIXELS = 50.0  # of a photograph or a video, if nobody says else
 NO_FACE = "no face was found, and the picture does not look like a cut-out face"
 
 
@@ -37,14 +38,18 @@ class Look:
 class Predictor:
     """Segments the eyes of photographs by a network (see `infer.network`); shared by threads."""
 
-    def __init__(self, network: Network, finder: FaceFinder | None = None) -> None:
-        self.network = network
-        self.finder = finder or FaceFinder()
+    def __init__(
+        self, network: Network, finder: FaceFinder | None = None,
+        max_megapixels: float = MAX_MEGAPIXELS,
+    ) -> None:  # fmt: skip
+        self.network, self.finder = network, finder or FaceFinder()
+        self.max_megapixels = max_megapixels
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | PathLike[str] | None, device: str = "auto", threads: int = 0
-    ) -> Predictor:
+        cls, path: str | PathLike[str] | None, device: str = "auto", threads: int = 0,
+        max_megapixels: float = MAX_MEGAPIXELS,
+    ) -> Predictor:  # fmt: skip
         """Load a model that `train` wrote.
 
         Parameters
@@ -56,13 +61,16 @@ class Predictor:
             do by themselves; cuda and mps take torch.
         threads
             For one photograph; 0 takes all cores. 1 is best if many are segmented side by side.
+        max_megapixels
+            Larger files are refused by their header, before they take memory.
 
         Raises
         ------
         InputError
             If the file is missing, damaged or no such model, or the device is not there.
         """
-        return cls(open_network(Path(path) if path else None, device, threads), FaceFinder(threads))
+        network = open_network(Path(path) if path else None, device, threads)
+        return cls(network, FaceFinder(threads), max_megapixels)
 
     @classmethod
     def bundled(cls, device: str = "auto", threads: int = 0) -> Predictor:
@@ -88,7 +96,7 @@ class Predictor:
             If the photograph cannot be read, the array is of another shape or type, or `faces`
             is something else.
         """
-        rgb = _to_rgb(photo)
+        rgb = _to_rgb(photo, self.max_megapixels)
         looks = self.look(rgb, faces)
         self.see(rgb, looks)
         return self.assemble(rgb.shape, looks, faces, rgb)
@@ -147,17 +155,17 @@ class Predictor:
         return Prediction(photo, tuple(measured), probability, threshold)
 
 
-def _to_rgb(photo: Photo) -> RGB:
+def _to_rgb(photo: Photo, max_megapixels: float) -> RGB:
     if isinstance(photo, np.ndarray):
         if photo.ndim != 3 or photo.shape[2] != 3 or not photo.size or photo.dtype != np.uint8:
             problem = f"is an array of shape {photo.shape} and type {photo.dtype}"
             raise InputError("photo", problem, "Expected H x W x 3, uint8")
         return photo
     if isinstance(photo, bytes):
-        return decode_rgb(photo, "photo")
+        return decode_rgb(photo, "photo", max_megapixels)
     if isinstance(photo, Image.Image):
         return from_pillow(photo)
-    return decode_rgb(read_file(Path(photo)), str(photo))
+    return decode_rgb(read_file(Path(photo)), str(photo), max_megapixels)
 
 
 def _face(found: FoundFace, eyes: tuple[Eye, ...], problem: str = "") -> Face:

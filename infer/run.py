@@ -5,11 +5,9 @@ A bad file is an `Outcome` with a problem; the other photographs are still proce
 
 from __future__ import annotations
 
-import struct
 import sys
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,12 +30,6 @@ from preprocess.runtime import usable_cores
 
 # Photographs that may be in memory at once, in pixels: some 10 bytes each.
 _PIXELS = 60e6
-# What a file's content can make its decoder raise, beyond what `preprocess.image` knows and names:
-# Pillow's rarer plug-ins are written for files that keep the rules.
-DECODER_ERRORS = (
-    *PILLOW_ERRORS, ArithmeticError, AssertionError, AttributeError, EOFError, LookupError,
-    MemoryError, struct.error, zlib.error,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,28 +95,14 @@ def _segment(predictor: Predictor, faces: Faces, room: _Room, job: Job) -> Outco
 
 
 def _predict(predictor: Predictor, faces: Faces, job: Job, data: bytes) -> Prediction:
-    name = str(job.photo)
+    name, most = str(job.photo), predictor.max_megapixels
     if faces != "whole" or set(job.pictures) - {View.MASK, View.SOFT}:
-        with _names_damage(name):
-            rgb = decode_rgb(data, name)
-        return predictor.predict(rgb, faces)
-    with _names_damage(name):  # nobody looks at the photograph: a large JPEG is decoded small
-        square, geometry = decode_fitted(data, predictor.network.size, name)
+        return predictor.predict(decode_rgb(data, name, most), faces)
+    # Nobody looks at the photograph itself: a large JPEG is decoded small.
+    square, geometry = decode_fitted(data, predictor.network.size, name, most)
     look = Look(None, PhotoFrame(geometry), predictor.network(square[None])[0])
     shape = (geometry.source_height, geometry.source_width)
     return predictor.assemble(shape, [look], faces, None)
-
-
-@contextmanager
-def _names_damage(name: str) -> Iterator[None]:
-    """Turn what a file's content can make a decoder raise into an `InputError`."""
-    try:
-        yield
-    except InputError:
-        raise
-    except DECODER_ERRORS as error:
-        problem = f"cannot be decoded ({type(error).__name__}: {error})"
-        raise InputError(name, problem, "Give a JPEG, PNG or WebP file") from None
 
 
 def _pixels(data: bytes) -> float:
@@ -134,5 +112,5 @@ def _pixels(data: bytes) -> float:
             warnings.simplefilter("ignore")  # of Pillow, about large pictures: that is the point
             with Image.open(BytesIO(data)) as photo:
                 return float(photo.width * photo.height)
-    except (*DECODER_ERRORS, Image.DecompressionBombError):
+    except PILLOW_ERRORS:
         return 0.0  # decoding will name the damage

@@ -78,7 +78,9 @@ def segment_video(
         raise InputError("--smooth", f"is {smooth}", "Expected 0 to 0.95")
     with (
         names_errors(source),
-        closing(Webcam(source) if isinstance(source, int) else File(source)) as reader,
+        closing(
+            Webcam(source) if isinstance(source, int) else File(source, predictor.max_megapixels)
+        ) as reader,
         atomic_file(record) if record else nullcontext() as lines,
         atomic_file(output) as file,
         closing(Writer(file, kind, reader)) as writer,

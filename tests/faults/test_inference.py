@@ -6,11 +6,14 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import common
 import pytest
+from PIL import Image
 
 from infer import Predictor
 from infer.cli import main
@@ -118,19 +121,36 @@ def test_whatever_a_decoder_raises_the_others_are_done(
 ) -> None:  # fmt: skip
     (folder / "bad.jpg").write_bytes(b"bad")
 
-    def stumble(data: bytes, name: str) -> object:
-        if data == b"bad":
+    def stumble(file: BinaryIO) -> Image.Image:
+        if file.read() == b"bad":
             raise error("deep inside")
-        return decode(data, name)
+        file.seek(0)
+        return opened(file)
 
-    from infer import run
-
-    decode = run.decode_rgb
-    monkeypatch.setattr(run, "decode_rgb", stumble)
+    opened = Image.open
+    monkeypatch.setattr(Image, "open", stumble)
     out = tmp_path / "out"
     done = call("--image", folder, "--output", out)
-    common.fails(done, f"bad.jpg: cannot be decoded ({error.__name__}: ", "deep inside")
+    common.fails(done, "bad.jpg: cannot be decoded", "deep inside")
     assert pictures(out) == {"aa_eyes.png", "zz_eyes.png"}
+
+
+def test_a_photograph_of_too_many_pixels_is_refused_by_its_header(
+    folder: Path, photo: Path, tmp_path: Path
+) -> None:
+    data = bytearray(common.encoded(Image.new("L", (100, 100))))
+    data[16:24] = struct.pack(">II", 9000, 6000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (folder / "large.png").write_bytes(data)
+    for faces in ("auto", "whole"):
+        words = ("--image", folder, "--write", "mask", "--faces", faces, "--output")
+        done = call(*words, tmp_path / faces)
+        common.fails(done, "large.png: ", "9000 x 6000 pixels", "50 megapixels", "--max-megapixels")
+        assert pictures(tmp_path / faces) == {"aa_eyes.png", "zz_eyes.png"}
+    small = call("--image", photo, "--output", tmp_path / "a.png", "--max-megapixels", 0.06)
+    common.fails(small, "256 x 256 pixels", "0.06 megapixels")
+    with pytest.raises(InputError, match="256 x 256 pixels"):
+        Predictor.from_checkpoint(None, max_megapixels=0.06).predict(photo.read_bytes())
 
 
 def test_a_table_never_replaces_a_photograph(folder: Path, tmp_path: Path) -> None:

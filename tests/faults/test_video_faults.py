@@ -167,6 +167,13 @@ def test_ctrl_c_leaves_nothing_of_a_video(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["long.mkv"]
 
 
+def test_a_video_of_too_many_pixels_is_refused(clip: Path, tmp_path: Path) -> None:
+    words = ("video", clip, "--output", tmp_path / "out.mp4", "--max-megapixels")
+    fails(call(main, *words, 0.05), "clip.mp4: shows 320 x 240 pixels, over 0.05 megapixels")
+    assert list(tmp_path.iterdir()) == []
+    assert call(main, *words, 0.08).exit_code == 0
+
+
 class Camera:
     """Shows grey for ever."""
 
