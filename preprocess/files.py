@@ -61,6 +61,8 @@ def locked(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 remedy = "Wait until it ends, or give another folder"
                 raise InputError(folder, "is in use by another run", remedy) from None
+            except OSError:
+                pass  # a file system without locks
         yield
 
 
