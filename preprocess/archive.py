@@ -72,7 +72,7 @@ class Member:
                     raise ValueError
                 if zlib_ng.crc32(data) != self.crc:
                     raise ValueError
-            except (ValueError, struct.error):
+            except (ValueError, struct.error, OSError):
                 raise DecodeError(where, "is damaged in the zip", "Download it again") from None
         return data
 
