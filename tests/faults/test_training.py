@@ -16,7 +16,7 @@ from preprocess.errors import InputError
 from preprocess.files import locked
 from preprocess.manifest import Manifest
 from preprocess.runtime import dali_is_installed
-from preprocess.shards import index_path, read_index
+from preprocess.shards import ShardIndex, index_path
 from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file, epoch_files
 from train.cli import main
 from train.config import TrainConfig
@@ -129,7 +129,7 @@ def test_a_second_run_in_the_folder_is_refused_until_the_first_has_ended(
 def changed(root: Path, split: str = "train", shard: int = 1) -> Path:
     """Flip a bit of a photograph's first row in a shard, which still decodes; return the shard."""
     path = root / Manifest.load(root).split(split).shards[shard].name
-    ((_, offset, _, _),) = [c for c in read_index(path)[1].components if c[0] == "jpg"]
+    ((_, offset, _, _),) = [c for c in ShardIndex.read(path).entry(1).components if c[0] == "jpg"]
     data = path.read_bytes()
     flip(path, data.index(b"\xff\xda", offset) + 40)
     return path
