@@ -29,13 +29,14 @@ def framed(points: Floats) -> FaceFrame:
     return FaceFrame.of_face(points, SIZE, STRIDE)
 
 
-@pytest.mark.parametrize("roll", [-75, -30, 0, 10, 60])
-def test_frame_is_the_band_of_the_published_square(roll: float) -> None:
+@pytest.mark.parametrize(("roll", "long"), [(-75, 0), (-30, 0.4), (0, 0), (10, 0.4), (60, 0)])
+def test_frame_is_the_band_of_the_published_square(roll: float, long: float) -> None:
     """Centre 0.1 of eye-to-mouth below the eyes, side max(4 eyes, 3.6 mouth), turned upright."""
     points = landmarks((300, 200), eyes=50, roll=roll)
+    points[3:] += long * (points[3:].mean(axis=0) - points[:2].mean(axis=0))
     frame = framed(points)
     assert (frame.width, frame.height) == (192, 96)
-    assert SIZE / frame.scale == pytest.approx(max(4 * 50, 3.6 * 1.05 * 50))
+    assert SIZE / frame.scale == pytest.approx(max(4 * 50, 3.6 * 1.05 * 50 * (1 + long)))
     eyes, mouth = points[:2].mean(axis=0), points[3:].mean(axis=0)
     centre = apply(frame.matrix, eyes + 0.1 * (mouth - eyes))
     assert centre == pytest.approx([SIZE / 2 - 32, SIZE / 2 - 64])
@@ -107,6 +108,9 @@ def test_nothing_is_aliased_however_large_the_face() -> None:
     stripes[:, ::2] = 255
     inside = framed(landmarks((1000, 1000), 450, 30)).sample(stripes)[8:-8, 8:-8]
     assert np.abs(inside.astype(int) - 127).max() < 12
+    board = np.indices((96, 192)).sum(axis=0).astype(np.float32) % 2
+    back, _ = framed(landmarks((50, 50), 6)).restore(board, (100, 100))
+    assert np.abs(back[3:-3, 3:-3] - 0.5).max() < 0.05, "a face smaller than its frame"
 
 
 def test_a_face_at_the_rim_or_outside_repeats_the_border() -> None:

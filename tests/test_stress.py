@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from preprocess.mask import eye_boxes
-from train.data import Loader
+from train.data import Batch, Loader
 from train.difficulty import DIFFICULTIES, NO_EYES, Difficulty, without_eyes
 from train.evaluate import evaluate_checkpoint
 from train.split import Split
@@ -115,5 +115,8 @@ def test_harder_pictures_depend_on_the_sample_alone(face_shards: Path) -> None:
         assert not torch.equal(by_size[-1], torch.cat([batch.images for batch in plain]))
     assert torch.equal(by_size[0], by_size[1])
     assert torch.equal(by_size[0], by_size[2])
+    images, masks, rows = plain[0].images[[0, 0]], plain[0].masks[[0, 0]], plain[0].rows[:2]
+    (noisy,) = harder([Batch(images, masks, rows)], BY_NAME["noise"], 1)
+    assert not torch.equal(*noisy.images), "each sample has numbers of its own"
     none = eyeless(loader.batches(loader.split.in_order(8)), "painted over")
     assert all(int(batch.masks.sum()) == 0 for batch in none)
