@@ -13,6 +13,7 @@ import click
 
 from preprocess.command import HELP, VERSION, DefaultsTo, one_line, reports_errors
 from preprocess.errors import InputError
+from preprocess.files import MAX_MEGAPIXELS
 
 PATH = click.Path(path_type=Path)
 COMMON = (
@@ -23,8 +24,8 @@ COMMON = (
                       "N: the N largest."),
     click.option("--json", is_flag=True, help="Also write faces and eyes as JSON."),
     click.option("--overwrite", is_flag=True, help="Replace results that exist."),
-    click.option("--max-megapixels", type=click.FloatRange(min=0), default=50.0,
-                 help="Refuse larger files before they take memory."),
+    click.option("--max-megapixels", type=click.FloatRange(min=0), default=MAX_MEGAPIXELS,
+                 show_default=True, help="Refuse larger files before they take memory."),
     click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
     click.option("--tune/--no-tune", default=True,
                  help="Keep freed memory, let OpenMP threads sleep."),

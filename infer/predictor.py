@@ -16,13 +16,12 @@ from infer.frame import LEAST_EYE_DISTANCE, FaceFrame, Frame, PhotoFrame, Plane
 from infer.network import Network, open_network
 from infer.output import Prediction
 from preprocess.errors import InputError
-from preprocess.files import read_file
+from preprocess.files import MAX_MEGAPIXELS, read_file
 from preprocess.image import RGB, Geometry, decode_rgb, from_pillow
 
 # "auto", "whole", or how many of the largest faces.
 Faces = str | int
 Photo = RGB | str | PathLike[str] | bytes | Image.Image
-MAX_MEGAPIXELS = 50.0  # of a photograph or a video, if nobody says else
 NO_FACE = "no face was found, and the picture does not look like a cut-out face"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from preprocess.command import HELP, VERSION, DefaultsTo, reports_errors
+from preprocess.files import MAX_MEGAPIXELS
 
 _PATH = click.Path(path_type=Path)
 _SPLIT = click.Choice(["train", "val", "test"])
@@ -41,7 +42,7 @@ def main() -> None:
 @click.option(
     "--max-megapixels",
     type=click.FloatRange(min=0),
-    default=100.0,
+    default=MAX_MEGAPIXELS,
     help="Larger photographs and masks are left out.",
 )
 @click.option("--tune/--no-tune", default=True, help="Keep freed memory.")

@@ -23,6 +23,7 @@ else:
 
 T = TypeVar("T")
 _MOST_BYTES = 1 << 30
+MAX_MEGAPIXELS = 100.0  # what the header of a picture may claim, unless the user allows more
 
 
 @contextmanager

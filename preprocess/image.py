@@ -23,6 +23,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from preprocess.errors import DecodeError
+from preprocess.files import MAX_MEGAPIXELS
 
 RGB = npt.NDArray[np.uint8]
 
@@ -32,7 +33,6 @@ RGB = npt.NDArray[np.uint8]
 _EXACT_EIGHTHS = (1, 2, 4)
 _OVERSAMPLE = 2  # how much larger than the target another DCT-scaled decode must be
 _EXIF_ORIENTATION = 0x0112
-MAX_MEGAPIXELS = 100.0  # what a header may claim, unless the user allows more
 _STRIP_PIXELS = 1 << 20
 
 # What Pillow's readers raise on damaged files.
