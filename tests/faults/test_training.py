@@ -114,13 +114,15 @@ def test_a_second_run_in_the_folder_is_refused_until_the_first_has_ended(
 ) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout
-        assert owner.stdout.readline() == "held\n"
-        words = ("--shards", pack_root, "--output", tmp_path, "--epochs", "1")
-        fails(call(main, *words), str(tmp_path), "is in use by another run", "Wait until")
-        with pytest.raises(InputError, match="another process"), locked(tmp_path):
-            pass
-        owner.kill()
+        try:
+            assert owner.stdout
+            assert owner.stdout.readline() == "held\n"
+            words = ("--shards", pack_root, "--output", tmp_path, "--epochs", "1")
+            fails(call(main, *words), str(tmp_path), "is in use by another run", "Wait until")
+            with pytest.raises(InputError, match="in use by another run"), locked(tmp_path):
+                pass
+        finally:
+            owner.kill()
     assert len(fit(tiny(pack_root, tmp_path, epochs=1)).history) == 1
     with locked(tmp_path):
         pass
