@@ -32,10 +32,12 @@ PY     := $(VENV)/bin/python
 TRAIN_ARGS := --shards $(SHARDS) --output $(OUTPUT) $(if $(PRESET),--preset $(PRESET)) \
 	$(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch $(BATCH)) $(if $(LR),--lr $(LR)) \
 	$(if $(SEED),--seed $(SEED)) --device $(DEVICE) --loader $(LOADER)
+PAGE   := infer/page
+DIST   := $(PAGE)/dist
 EXTRAS := train,video$(if $(shell command -v nvidia-smi),$(comma)gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sample shards train speedrun evaluate weights infer test lint peers bench bench-gpu bench-growth clean FORCE
+.PHONY: help venv sample shards train speedrun evaluate weights infer page test test-page lint peers bench bench-gpu bench-growth clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -119,8 +121,22 @@ infer: $(VENV)/.installed ## cut the eyes out of IMAGE (with the bundled weights
 	@$(PY) -m infer --image "$(IMAGE)" $(if $(filter command% environment%,$(origin MODEL)),--model $(MODEL)) \
 		--device $(DEVICE)
 
-test: lint ## the whole suite, or T=tests/test_mask.py
+page: $(DIST)/index.html ## build the live page, infer/page/dist (needs Node.js; docs/page.md)
+
+$(PAGE)/node_modules/.package-lock.json: $(PAGE)/package-lock.json
+	cd $(PAGE) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+
+$(DIST)/index.html: $(VENV)/.installed $(PAGE)/node_modules/.package-lock.json $(wildcard $(PAGE)/*.* \
+		$(PAGE)/src/* $(PAGE)/static/* infer/*.py infer/weights/*.onnx)
+	$(PY) -m infer.page_data $(PAGE)/data
+	cd $(PAGE) && npm run --silent build
+
+# The page's tests are part of the suite if what they need is there; else they skip.
+test: lint $(if $(and $(shell command -v npm),$(shell command -v chromium)),page) ## the whole suite, or T=tests/test_mask.py
 	$(PY) -m pytest $(T)
+
+test-page: page $(VENV)/.installed-dev ## the live page in Chromium (Debian: apt-get install chromium)
+	$(PY) -m pytest tests/test_page.py
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(PY) -m ruff check .
@@ -154,4 +170,5 @@ bench-%: tests/bench/%.py $(VENV)/.installed-dev $(PEERS)/.installed FORCE
 		--out docs/benchmarks --peers-python $(PEERS)/bin/python
 
 clean: ## remove shards, drawn faces, virtual environment (OUTPUT stays)
+	rm -rf $(PAGE)/data $(DIST) $(PAGE)/node_modules
 	rm -rf shards data $(VENV) $(PEERS) .pytest_cache .ruff_cache .mypy_cache *.egg-info
