@@ -8,8 +8,11 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +272,196 @@ def test_the_policy_is_in_force_and_the_page_is_isolated(visit: Visit) -> None:
 
 
 @built
-def test_the_table_is_pythons(url: str) -> None:
+def test_the_page_by_keyboard_alone(chromium: Any, url: str, tmp_path: Path) -> None:
+    file = tmp_path / "face.jpg"
+    file.write_bytes(jpeg(drawn(17)))
+    visit = Visit(chromium, url)
+    page = visit.page
+
+    def tab_to(selector: str) -> None:
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            if page.locator(f"{selector}:focus").count():
+                return
+        pytest.fail(f"Tab never comes to {selector}")
+
+    tab_to("#file")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(file)
+    page.wait_for_selector("body[data-state=photo]")
+    tab_to("[name=iris]")
+    page.keyboard.press("Space")
+    assert page.is_checked("[name=iris]")
+    tab_to("[name=rest]")
+    page.keyboard.press("ArrowRight")
+    assert page.is_checked("[name=rest][value=blur]")
+    tab_to("[data-save=json]")
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert download.value.suggested_filename == "face_eyes.json"
+    visit.close()
+
+
+@built
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_screen_and_no_serious_finding_of_axe(
+    chromium: Any, url: str, scheme: str
+) -> None:
+    axe = PAGE / "node_modules" / "axe-core" / "axe.min.js"
+    if not axe.is_file():
+        pytest.skip("axe-core is not installed (`make page`)")
+    small = {"width": 320, "height": 640}
+    visit = Visit(chromium, url, viewport=small, color_scheme=scheme, has_touch=True)
+    page = visit.page
+
+    def check() -> None:
+        page.evaluate(axe.read_text() + "; true")
+        found = page.evaluate("() => axe.run()")
+        assert found["passes"]
+        assert [
+            f["id"] for f in found["violations"] if f["impact"] in ("serious", "critical")
+        ] == []
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= small["width"]
+
+    check()
+    page.tap("#drawn")
+    page.wait_for_selector("body[data-state=photo]")
+    check()
+    box = page.locator("#picture").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= small["width"]
+    button = page.locator("#camera").bounding_box()
+    assert button["y"] + button["height"] <= small["height"]  # in reach without scrolling
+    visit.close()
+
+
+@built
+@pytest.mark.slow
+def test_a_hundred_frames_of_the_camera_leave_nothing_behind(chromium: Any, url: str) -> None:
+    visit = Visit(chromium, url, viewport={"width": 1320, "height": 900})
+    page = visit.page
+    measure = "async () => (await performance.measureUserAgentSpecificMemory()).bytes"
+
+    def frames() -> int:
+        return int(page.get_attribute("body", "data-frames") or 0)
+
+    page.click("#camera")
+    page.wait_for_selector("body[data-state=camera]")
+    while frames() < 20:
+        page.wait_for_timeout(100)
+    before = page.evaluate(measure)
+    start = frames()
+    while frames() < start + 100:
+        page.wait_for_timeout(100)
+    assert page.evaluate(measure) < 1.05 * before + 2e6
+    assert "frames/s" in visit.text("#fps")
+    assert visit.text("#status") == "Camera on: 2 eyes in 1 face"
+    assert visit.text("#face-list").startswith("Face 1: right 0.")
+    record, mask = json.loads(visit.save("json")), visit.mask()
+    assert mask.shape == (record["height"], record["width"]) == (480, 640)
+    assert mask.any()
+    page.click("#camera")
+    page.wait_for_selector("body[data-state=photo]")
+    still = frames()
+    page.wait_for_timeout(500)
+    assert frames() == still
+    visit.close()
+
+
+@built
+@pytest.mark.parametrize(
+    ("script", "button", "words"),
+    [
+        ("delete Object.getPrototypeOf(navigator).mediaDevices", "#camera", "gives no camera"),
+        ("navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', "
+         "'NotAllowedError'))", "#camera", "not allowed"),
+        ("navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', "
+         "'NotFoundError'))", "#camera", "No camera was found"),
+        ("delete globalThis.WebAssembly", "#drawn", "no WebAssembly"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_said(
+    chromium: Any, url: str, script: str, button: str, words: str
+) -> None:
+    visit = Visit(chromium, url)
+    visit.page.add_init_script(script)
+    visit.page.reload()
+    visit.page.click(button)
+    visit.page.wait_for_selector("#notice:not([hidden])")
+    assert words in visit.text("#notice")
+    assert visit.page.is_visible("#invitation")
+    visit.close()
+
+
+@built
+def test_nothing_large_is_loaded_before_it_is_asked_for(chromium: Any, url: str) -> None:
+    visit = Visit(chromium, url)
+    visit.page.wait_for_selector("#drawn >> text=MB once")
+    visit.page.wait_for_timeout(500)
+    assert not [r for r in visit.requests if r.endswith((".wasm", ".onnx", ".jpg"))]
+    visit.close()
+
+
+class _Plain(SimpleHTTPRequestHandler):
+    """A static host: no headers of its own."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@built
+def test_a_static_host_serves_it_and_then_it_works_offline(chromium: Any, tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "where").symlink_to(server.DIST)
+    host = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Plain, directory=str(tmp_path)))
+    threading.Thread(target=host.serve_forever, daemon=True).start()
+    visit = Visit(chromium, f"http://127.0.0.1:{host.server_port}/some/where/")
+    page = visit.page
+    page.click("#drawn")
+    page.wait_for_selector("body[data-state=photo]")
+    page.reload()  # the service worker brings isolation
+    assert page.evaluate("() => crossOriginIsolated")
+    host.shutdown()
+    host.server_close()
+    page.reload()
+    page.click("#drawn")
+    page.wait_for_selector("body[data-state=photo]")
+    assert visit.text("#status") == "2 eyes in 1 face."
+    visit.close()
+
+
+BLINKS = """
+import { Openness } from "./blinks.ts";
+const count = (from, to, level) => {
+  const openness = new Openness();
+  for (let n = 0; n < 300; n++) {
+    const time = n / 30, closed = time % 3 > from && time % 3 < to;
+    const right = closed ? level : 0.4 + 0.03 * Math.sin(n);
+    openness.add({ time, right, left: right * 0.9 });
+  }
+  return [openness.count, openness.moments.length];
+};
+// Three blinks of 0.2 s; eyes that narrow; eyes closed for a second; open all the time.
+console.log(JSON.stringify([
+  count(1, 1.2, 0), count(1, 1.2, 0.3), count(1, 2, 0), count(9, 9, 0)]));
+"""
+
+
+@built
+def test_blinks_are_counted(tmp_path: Path) -> None:
+    bundler = PAGE / "node_modules" / ".bin" / "esbuild"
+    if not (bundler.exists() and shutil.which("node")):
+        pytest.skip("no Node.js, or esbuild is not installed (`make page`)")
+    bundle = [bundler, "--bundle", "--format=esm", f"--outfile={tmp_path / 'blinks.mjs'}"]
+    subprocess.run([*bundle, "--log-level=error"], input=BLINKS, text=True, check=True,
+                   cwd=PAGE / "src")  # fmt: skip
+    done = subprocess.run(["node", tmp_path / "blinks.mjs"], capture_output=True, text=True)
+    assert [count for count, _ in json.loads(done.stdout)] == [3, 0, 0, 0]
+
+
+@built
+def test_the_table_is_pythons() -> None:
     (table,) = server.DIST.glob("*/constants.json")
     assert json.loads(table.read_text()) == json.loads(json.dumps(page_data.constants()))
 

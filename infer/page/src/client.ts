@@ -8,6 +8,7 @@ declare const PACKED: { [file: string]: number };
 /** Where everything but index.html lies. */
 export const BASE = new URL("./", import.meta.url).href;
 
+export interface Answer { id: number; result: Result; bitmap: ImageBitmap }
 type Unanswered = { done: (reply: Reply) => void; failed: (error: Error) => void };
 
 export class Client {
@@ -28,16 +29,17 @@ export class Client {
     }));
   }
 
-  async photo(file: Blob, name: string): Promise<{ result: Result; bitmap: ImageBitmap }> {
+  photo(file: Blob, name: string): Promise<Answer> {
     return this.result({ kind: "photo", id: 0, file, name }, []);
   }
 
-  async frame(bitmap: ImageBitmap, first: boolean): Promise<{ result: Result; bitmap: ImageBitmap }> {
+  frame(bitmap: ImageBitmap, first: boolean): Promise<Answer> {
     return this.result({ kind: "frame", id: 0, bitmap, first }, [bitmap]);
   }
 
-  async file(what: "mask" | "cutout"): Promise<Blob> {
-    const reply = await this.ask({ kind: "export", id: 0, what }, []);
+  /** A PNG of the answer with this number, one of the last two. */
+  async file(what: "mask" | "cutout", of: number): Promise<Blob> {
+    const reply = await this.ask({ kind: "export", id: 0, of, what }, []);
     if (reply.kind !== "file") throw new Error(`unexpected ${reply.kind}`);
     return reply.blob;
   }
@@ -60,9 +62,7 @@ export class Client {
     if (reply.kind === "ready") this.engine = reply.engine;
   }
 
-  private async result(
-    request: Request, moved: Transferable[],
-  ): Promise<{ result: Result; bitmap: ImageBitmap }> {
+  private async result(request: Request, moved: Transferable[]): Promise<Answer> {
     const reply = await this.ask(request, moved);
     if (reply.kind !== "result") throw new Error(`unexpected ${reply.kind}`);
     return reply;

@@ -1,7 +1,7 @@
 /** The page: what its buttons do. */
 import { Openness } from "./blinks";
 import { Camera } from "./camera";
-import { BASE, Client, firstUse } from "./client";
+import { BASE, Client, firstUse, type Answer } from "./client";
 import { Painter, type Effects, type Rest, type Scene } from "./effects";
 import { CloseUps, find, gauge, showTimes } from "./panel";
 import type { Result } from "./types";
@@ -15,7 +15,7 @@ const client = new Client(), camera = new Camera(), closeUps = new CloseUps();
 const canvas = find<HTMLCanvasElement>("#picture"), painter = new Painter(canvas);
 const form = find<HTMLFormElement>("#effects"), still = matchMedia("(prefers-reduced-motion: reduce)");
 let openness = new Openness();
-let shown: { scene: Scene; result: Result } | undefined;
+let shown: { id: number; scene: Scene; result: Result } | undefined;
 let turn = 0; // of what the person asked for: an answer to an older request is dropped
 let colour = COLOURS[0]!;
 
@@ -60,9 +60,9 @@ function animate(): void {
   requestAnimationFrame(animate);
 }
 
-function show(result: Result, bitmap: ImageBitmap): void {
+function show({ id, result, bitmap }: Answer): void {
   shown?.scene.photo.close();
-  shown = { result, scene: { photo: bitmap, shapes: result.shapes, patches: result.patches } };
+  shown = { id, result, scene: { photo: bitmap, shapes: result.shapes, patches: result.patches } };
   const before = performance.now();
   paint();
   showTimes(result, performance.now() - before);
@@ -108,9 +108,9 @@ async function photo(file: Blob, name: string): Promise<void> {
     become("loading");
     find("#loading-text").textContent = "Looking";
     find<HTMLProgressElement>("#progress").removeAttribute("value");
-    const { result, bitmap } = await client.photo(file, name);
-    if (mine !== turn) return bitmap.close();
-    show(result, bitmap);
+    const answer = await client.photo(file, name), { result } = answer;
+    if (mine !== turn) return answer.bitmap.close();
+    show(answer);
     const { width, height } = result.record;
     find("#fps").textContent = `${width} × ${height}`;
     canvas.setAttribute("aria-label", `${name}: ${describe(result)}`);
@@ -135,16 +135,17 @@ async function startCamera(): Promise<void> {
   try {
     await camera.start();
     if (mine !== turn) return stopCamera();
-    await ready();
-    if (mine !== turn) return;
     find("#camera").setAttribute("aria-pressed", "true");
     find("#camera-text").textContent = "Turn the camera off";
+    await ready();
+    if (mine !== turn) return;
     canvas.setAttribute("aria-label", "The camera's picture with the eyes marked");
     openness = new Openness();
     await run(mine);
   } catch (error) {
+    if (mine !== turn) return;
     stopCamera();
-    if (mine === turn) failed(error);
+    failed(error);
   }
 }
 
@@ -157,7 +158,7 @@ async function run(mine: number): Promise<void> {
     const answer = await client.frame(bitmap, frames === 0);
     if (mine !== turn) return answer.bitmap.close();
     const { result } = answer, now = performance.now() / 1000;
-    show(result, answer.bitmap);
+    show(answer);
     if (frames++ === 0) become("camera");
     starts.push(now);
     if (starts.length > 20) starts.shift();
@@ -204,7 +205,7 @@ async function save(what: string): Promise<void> {
   }
   const blob = what === "picture"
     ? await new Promise<Blob | null>((done) => canvas.toBlob(done))
-    : await client.file(what as "mask" | "cutout");
+    : await client.file(what as "mask" | "cutout", shown.id);
   if (blob) download(blob, what === "picture" ? `${stem}_eyes.png` : `${stem}_eyes_${what}.png`);
 }
 

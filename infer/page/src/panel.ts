@@ -10,7 +10,7 @@ export const find = <T extends Element = HTMLElement>(selector: string): T => {
 
 const WIDE_OPEN = 0.5, MOST = 6, CLOSE_UP = 400;
 const STEPS: [Step | "draw", string][] = [
-  ["read", "read"], ["find", "find faces"], ["cut", "cut out"], ["network", "network"],
+  ["read", "read"], ["find", "find"], ["cut", "cut out"], ["network", "network"],
   ["back", "bring back"], ["draw", "draw"],
 ];
 
@@ -18,10 +18,10 @@ const STEPS: [Step | "draw", string][] = [
 export function gauge(side: Side, openness: number | undefined): void {
   const figure = find(`#gauge-${side}`);
   const open = Math.min(1, (openness ?? 0) / WIDE_OPEN);
-  const up = 28 - 48 * open, down = 28 + 42 * open;
-  const shape = `M6 28Q50 ${up} 94 28Q50 ${down} 6 28Z`;
+  const up = 46 - 68 * open, down = 46 + 26 * open; // closed: the upper lid lies on the lower one
+  const shape = `M6 26Q50 ${up} 94 26Q50 ${down} 6 26Z`;
   for (const path of figure.querySelectorAll("path")) path.setAttribute("d", shape);
-  figure.querySelector("output")!.textContent = openness === undefined ? "–" : openness.toFixed(2);
+  figure.querySelector("b")!.textContent = openness === undefined ? "–" : openness.toFixed(2);
   figure.classList.toggle("unseen", openness === undefined);
 }
 

@@ -74,7 +74,7 @@ export type Request =
   | { kind: "start"; base: string; constants: Constants; sizes: { [file: string]: number } }
   | { kind: "photo"; id: number; file: Blob; name: string }
   | { kind: "frame"; id: number; bitmap: ImageBitmap; first: boolean }
-  | { kind: "export"; id: number; what: "mask" | "cutout" };
+  | { kind: "export"; id: number; of: number; what: "mask" | "cutout" };
 
 export type Reply =
   | { kind: "progress"; loaded: number; total: number }

@@ -8,7 +8,8 @@ const scope = self as unknown as DedicatedWorkerGlobalScope;
 const say = (reply: Reply, moved: Transferable[] = []) => scope.postMessage(reply, moved);
 
 let segmenter: Promise<Segmenter> | undefined;
-let last: { photo: Picture; segmented: Segmented } | undefined;
+/** The page may ask for a file of a frame while the next one is on its way: two are kept. */
+let kept: { id: number; photo: Picture; segmented: Segmented }[] = [];
 let table: Constants;
 
 scope.onmessage = async ({ data }: MessageEvent<Request>) => {
@@ -27,7 +28,7 @@ async function answer(request: Request): Promise<void> {
     await segmenter.catch(() => (segmenter = undefined));
     await segmenter;
   } else if (request.kind === "export") {
-    say({ kind: "file", id: request.id, blob: await draw(request.what) });
+    say({ kind: "file", id: request.id, blob: await draw(request.of, request.what) });
   } else {
     await segment(request);
   }
@@ -81,7 +82,7 @@ async function segment(
   if (!ready) throw new Error("The networks are not loaded");
   if (live && request.first) ready.startCamera();
   const segmented = await ready.segment(photo, live ? "camera" : request.name, live, times);
-  last = { photo, segmented };
+  kept = [...(live ? kept.slice(-1) : []), { id: request.id, photo, segmented }];
   const { parts: _, ...result } = segmented;
   say(
     { kind: "result", id: request.id, result, bitmap },
@@ -111,10 +112,11 @@ function pixels(bitmap: ImageBitmap): Picture {
   return context.getImageData(0, 0, width, height);
 }
 
-/** The last result as a PNG at the photo's own size. */
-async function draw(what: "mask" | "cutout"): Promise<Blob> {
-  if (!last) throw new Error("There is nothing to save yet");
-  const { photo, segmented } = last, { width, height } = photo;
+/** A result as a PNG at the photo's own size. */
+async function draw(id: number, what: "mask" | "cutout"): Promise<Blob> {
+  const found = kept.find((one) => one.id === id);
+  if (!found) throw new Error("There is nothing to save yet");
+  const { photo, segmented } = found, { width, height } = photo;
   const { network: { threshold }, eyes: { edge } } = table;
   const picture = new ImageData(width, height), out = picture.data;
   if (what === "mask") for (let n = 3; n < out.length; n += 4) out[n] = 255;
