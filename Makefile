@@ -37,7 +37,7 @@ DIST   := $(PAGE)/dist
 EXTRAS := train,video$(if $(shell command -v nvidia-smi),$(comma)gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sample shards train speedrun evaluate weights infer page test test-page lint peers bench bench-gpu bench-growth clean FORCE
+.PHONY: help venv sample shards train speedrun evaluate weights infer page test test-page lint peers bench bench-gpu bench-growth bench-page clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -164,6 +164,10 @@ bench-gpu: $(VENV)/.installed-dev ## tests and figures of the GPU path (needs a 
 
 bench-growth: $(VENV)/.installed-dev ## packing, loading, training of 1,000 to 100,000 samples (ROUNDS)
 	$(PY) tests/bench/growth.py $(if $(ROUNDS),--rounds $(ROUNDS)) --out docs/benchmarks
+
+# Figures of docs/page.md.
+bench-page: page $(VENV)/.installed-dev ## the live page in Chromium: first mask, ms a frame, bytes (ROUNDS)
+	$(PY) tests/bench/page.py $(if $(ROUNDS),--rounds $(ROUNDS))
 
 bench-%: tests/bench/%.py $(VENV)/.installed-dev $(PEERS)/.installed FORCE
 	$(PY) $< $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DATA),--data "$(DATA)") \

@@ -1,247 +1,123 @@
-"""Pages of benchmarks: what a run found, with the facts needed to judge it."""
+"""Figures of the live page in headless Chromium, on WebAssembly: `make bench-page`.
 
+A face is drawn, the page segments it as a photo and then as a camera's picture. Bytes are what
+comes over the wire from the page's own server, which does not compress.
+"""
+
+from __future__ import annotations
+
+import argparse
 import os
-import platform
+import re
+import shutil
 import statistics
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+import tempfile
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
-import click
-from contest import ROOT, Contender, Figures, Options, Results
+import numpy as np
+import simplejpeg
 
-from preprocess.runtime import usable_cores
+from infer import server
+from preprocess.sample import SampleConfig, draw_face
 
-
-@dataclass(frozen=True)
-class Section:
-    """What a run found on one set of photographs: facts, plot, tables, bars."""
-
-    title: str
-    facts: Mapping[str, str]
-    tables: Mapping[str, str]
-    bars: Sequence[str] = ()
-    picture: str = ""
-
-    def markdown(self) -> str:
-        lines = [f"## {self.title}", ""]
-        lines += [f"- {name}: {fact}" for name, fact in self.facts.items()]
-        if self.picture:
-            lines += ["", f"![{self.title}]({self.picture})"]
-        for heading, table in self.tables.items():
-            lines += ["", f"{heading}:", "", table]
-        if self.bars:
-            lines += ["", "Bars:", "", *(f"- {line}" for line in self.bars)]
-        return "\n".join(lines)
+STEPS = ("read", "find", "cut out", "network", "bring back", "draw")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+    "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
+]  # fmt: skip
 
 
-def write_page(path: Path, text: str | None, sections: Sequence[Section]) -> None:
-    """Write a page: a script's docstring, its first line the title, and what was measured."""
-    title, _, rest = (text or "").partition("\n")
-    body = "\n\n".join(section.markdown() for section in sections)
-    note = f"*Written by `tests/bench/{Path(sys.argv[0]).name}`, its text too.*"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"# {title.rstrip('.')}\n\n{rest.strip()}\n\n{note}\n\n{body}\n")
-    click.echo(body)
+def film(path: Path) -> None:
+    """Write a film of 640 x 480 in which a face moves from side to side."""
+    face, frames = draw_face(17, SampleConfig(size=480, mask_size=64)).image, []
+    for shift in 40 * np.sin(np.linspace(0, 2 * np.pi, 30, endpoint=False)):
+        frame = np.full((480, 640, 3), 180, np.uint8)
+        frame[:, 80 + int(shift) : 560 + int(shift)] = face
+        frames.append(simplejpeg.encode_jpeg(frame, 85))
+    path.write_bytes(b"".join(frames))
 
 
-def facts(packages: str, peers: Path | None = None, of_peers: str = "") -> dict[str, str]:
-    """Say how, where and with what a run was made: command, processor, versions, commit."""
-    found = {
-        "command": f"`{_command()}`",
-        "processor": f"{_processor()}, {usable_cores()} cores, load {os.getloadavg()[0]:.1f} at "
-        "the start",
-        "versions": ", ".join([f"Python {platform.python_version()}",
-                               *(f"{package} {version(package)}" for package in packages.split())]),
-        "commit": _commit(),
+def times(page: Any) -> list[float]:
+    """Return the milliseconds of each step, as the page shows them."""
+    return [float(value) for value in re.findall(r"([\d.]+) ms", page.text_content("#times"))]
+
+
+def visit(browser: Any, url: str, frames: int) -> tuple[dict[str, float], list[list[float]]]:
+    """Load the page anew; return single figures, and the steps of each frame."""
+    page = browser.new_context(viewport={"width": 1320, "height": 900}).new_page()
+    page.set_default_timeout(300_000)
+    sizes: list[int] = []
+    page.context.on("response", lambda answer: sizes.append(
+        0 if answer.from_service_worker else int(answer.headers.get("content-length", 0))
+    ))  # fmt: skip
+    page.goto(url)
+    page.wait_for_selector("#drawn >> text=MB once")
+    first, start = sum(sizes), time.perf_counter()
+    page.click("#drawn")
+    page.wait_for_selector("body[data-state=photo]")
+    figures = {
+        "page, MB": first / 1e6, "page, runtime and networks, MB": sum(sizes) / 1e6,
+        "first mask after the click, s": time.perf_counter() - start,
     }  # fmt: skip
-    if peers:
-        code = "import importlib.metadata as m, sys; [print(p, m.version(p)) for p in sys.argv[1:]]"
-        call = [peers, "-c", code, *of_peers.split()]
-        done = subprocess.run(call, capture_output=True, text=True)
-        if done.returncode:
-            raise click.ClickException(f"the peers lack a package: {done.stderr.strip()[-300:]}")
-        found["versions of the peers"] = ", ".join(done.stdout.splitlines())
-    return found
+    rows, seen = [], 0
+    page.click("#camera")
+    page.wait_for_selector("body[data-state=camera]")
+    while seen < frames:
+        now = int(page.get_attribute("body", "data-frames"))
+        if now > seen and now > 5:  # the first frames warm up
+            rows.append(times(page))
+        seen = now
+        page.wait_for_timeout(5)
+    page.context.close()
+    return figures, rows
 
 
-def _command() -> str:
-    """Return the command line, without the machine's own paths."""
-    context = click.get_current_context()
-    words = [f"python tests/bench/{Path(sys.argv[0]).name}"]
-    for option in context.command.params:
-        found = context.params[option.name or ""]
-        for value in found if isinstance(found, tuple) else (found,):
-            if value not in (None, False) and option.name not in {"out", "peers", "work"}:
-                shown = "" if value is True else getattr(value, "name", value)
-                words.append(f"{option.opts[0]} {shown}".strip())
-    return " ".join(words)
+def main() -> None:
+    """Measure, and print two tables."""
+    from playwright.sync_api import sync_playwright
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--frames", type=int, default=60)
+    options, _ = parser.parse_known_args()
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not chromium:
+        sys.exit("Error: no Chromium. On Debian or Ubuntu: apt-get install chromium")
+    found: list[dict[str, float]] = []
+    rows: list[list[float]] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server.PageServer(server.DIST) as running,
+        sync_playwright() as playwright,
+    ):
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        video = Path(folder) / "face.mjpeg"
+        film(video)
+        for _ in range(options.rounds):
+            flags = [*FLAGS, f"--use-file-for-fake-video-capture={video}"]
+            browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+            figures, frames = visit(browser, running.url, options.frames)
+            found.append(figures)
+            rows += frames
+            browser.close()
+        running.shutdown()
+    load = os.getloadavg()[0]
+    print(f"{options.rounds} rounds, {os.cpu_count()} cores, load average {load:.1f}\n")
+    print("| what | median | best |\n| --- | --- | --- |")
+    for name in found[0]:
+        values = [figures[name] for figures in found]
+        print(f"| {name} | {statistics.median(values):,.2f} | {min(values):,.2f} |")
+    for name, values in zip(
+        (*STEPS, "all"), [*zip(*rows, strict=True), map(sum, rows)], strict=True
+    ):
+        values = list(values)
+        print(f"| {name}, ms a frame | {statistics.median(values):.1f} | {min(values):.1f} |")
 
 
-def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def _commit() -> str:
-    """Name the commit that is measured, "-dirty" if the code, documents apart, has changed."""
-    git = ["git", "-C", str(ROOT)]
-    status = [*git, "status", "--porcelain", "--untracked-files=no", "--", ":(exclude)docs"]
-    head, changed = (
-        subprocess.run(command, capture_output=True, text=True).stdout.strip()
-        for command in ([*git, "rev-parse", "--short", "HEAD"], status)
-    )
-    return (head or "unknown") + ("-dirty" if changed else "")
-
-
-def spread(values: Iterable[float], digits: int = 2, unit: str = "") -> str:
-    """Format as median (lowest to highest)."""
-    values = list(values)
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f}{unit} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def bar(label: str, value: float, least: float = 0.0, unit: str = "x", most: float = 0.0) -> str:
-    """Say in one line whether a bar is reached: at least so much, or at most."""
-    verdict = "reached" if (value <= most if most else value >= least) else "NOT REACHED"
-    wanted = f"at most {most:g}" if most else f"at least {least:g}"
-    return f"{label}: {value:.2f}{unit} (bar: {wanted}{unit}), {verdict}"
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def contender_table(
-    found: Results,
-    columns: Mapping[str, tuple[str, int]],
-    ours: Sequence[str],
-    cells: Mapping[str, Callable[[Contender], str]],
-) -> str:
-    """Make the table of those who measured "images", a second.
-
-    `columns` gives figure and digits by heading; a column follows for each of `ours` against each
-    contender, and one for each of `cells`, which tells its text from the contender.
-    """
-    rows = [
-        [
-            who.name,
-            f"[{who.what}]({who.advice})" if who.advice else who.what,
-            *(spread(found.of(who.name, figure), digits) for figure, digits in columns.values()),
-            *(spread(found.ratios(own, who.name), unit="x") for own in ours),
-            *(cell(who) for cell in cells.values()),
-        ]
-        for who in found.who_measured("images")
-    ]
-    against = [f"{own}, against" for own in ours]
-    return markdown(["contender", "what it does", *columns, *against, *cells], rows)
-
-
-def figure_table(found: Results, names: Sequence[str]) -> str:
-    """Make the table of contenders that measured the same figures."""
-    figures = list(found.figures[names[0]][0])
-    digits = [0 if "MB" in figure else 1 if "/s" in figure else 2 for figure in figures]
-    rows = [
-        [name, *(spread(found.of(name, f), d) for f, d in zip(figures, digits, strict=True))]
-        for name in names
-    ]
-    return markdown(["", *figures], rows)
-
-
-def peer_bars(found: Results, ours: Sequence[str], least: Mapping[str, float]) -> list[str]:
-    """Hold ours against every peer: at least as fast, if `least` does not ask for more."""
-    peers = [who.name for who in found.who_measured("images") if who.is_peer]
-    best = max(peers, key=found.median)
-    return [
-        bar(f"{own}, images/s against {name}{', the best peer' if name == best else ''}",
-            found.ratio(own, name), least.get(name, 1.0))
-        for own in ours for name in peers
-    ]  # fmt: skip
-
-
-def stage_table(columns: Mapping[str, Sequence[Figures]]) -> str:
-    """Make the table of what `contest.seconds_by_stage` counted, stage by stage, and the sums."""
-    stages = [*dict.fromkeys(stage for rows in columns.values() for stage in rows[0]), "all"]
-    summed = [[row | {"all": sum(row.values())} for row in rows] for rows in columns.values()]
-    return markdown(
-        ("stage", *columns),
-        [(stage, *(spread(row[stage] for row in rows) for rows in summed)) for stage in stages],
-    )
-
-
-def plot_bars(options: Options, picture: str, title: str, found: Results, axis: str) -> None:
-    """Draw medians with a line from lowest to highest; this project's in colour."""
-    from matplotlib.figure import Figure  # late: packing's workers import this module
-
-    order = sorted(found.who_measured("images"), key=lambda who: found.median(who.name))
-    drawn = Figure(figsize=(8, 0.8 + 0.36 * len(order)), layout="constrained")
-    axes = drawn.subplots()
-    for row, who in enumerate(order):
-        values, middle = found.of(who.name), found.median(who.name)
-        own = "tab:green" if who.name.startswith("ours") else "0.5"  # grey: what cannot be exceeded
-        axes.barh(row, middle, color="0.75" if who.is_peer else own)
-        axes.plot([min(values), max(values)], [row, row], color="0.25", lw=1)
-        label = f"  {middle:,.0f}" if middle >= 100 else f"  {middle:.3g}"
-        axes.text(max(values), row, label, va="center", fontsize=8)
-    axes.set_yticks(range(len(order)), [who.name for who in order], fontsize=8)
-    axes.set(title=title, xlabel=axis)
-    axes.margins(x=0.12)
-    axes.spines[["top", "right"]].set_visible(False)
-    options.out.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(options.out / picture, dpi=110)
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Curves by label, each the values of all rounds by x; `band` shades a share around the first.
-
-    `level` draws a dotted line, `log` names the axes with a logarithmic scale ("x", "xy"), `zero`
-    lets the values begin at 0.
-    """
-
-    title: str
-    x: str
-    curves: Mapping[str, Mapping[float, Sequence[float]]]
-    band: float = 0.0
-    level: float | None = None
-    log: str = ""
-    zero: bool = True
-
-
-def plot_curves(path: Path, *panels: Panel) -> None:
-    """Draw panels side by side: medians, with a line from lowest to highest."""
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(max(8, 4 * len(panels)), 4.2), layout="constrained")
-    colours: dict[str, str] = {}
-    for axes, panel in zip(drawn.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for label, curve in panel.curves.items():
-            middles = [statistics.median(values) for values in curve.values()]
-            bounds = [[abs(f(v) - m) for v, m in zip(curve.values(), middles, strict=True)]
-                      for f in (min, max)]  # fmt: skip
-            colour = colours.setdefault(label, f"C{len(colours)}")
-            look = {"marker": "o", "ms": 3, "label": label, "color": colour}
-            axes.errorbar(list(curve), middles, bounds, **look)
-            if panel.band:
-                around = (1 - panel.band) * middles[0], (1 + panel.band) * middles[0]
-                axes.axhspan(*around, color=colour, alpha=0.12)
-        if panel.level is not None:
-            axes.axhline(panel.level, color="0.4", linestyle=":")
-        axes.set(xlabel=panel.x, title=panel.title, yscale="log" if "y" in panel.log else "linear")
-        if "x" in panel.log:
-            ticks = list(next(iter(panel.curves.values())))
-            axes.set_xscale("log")
-            axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
-            axes.minorticks_off()
-        if panel.zero and "y" not in panel.log:
-            axes.set_ylim(0)
-        axes.grid(alpha=0.3)
-    drawn.axes[0].legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(path, dpi=110)
+if __name__ == "__main__":
+    main()

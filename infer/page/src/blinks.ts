@@ -1,7 +1,11 @@
 /** Openness over time: the curve of the last seconds, and how often an eye closed. */
-export interface Moment { time: number; right: number; left: number }
+/** Height over width, and the area in squares of the distance of the eyes; 0, 0 if unseen. */
+export interface Lids { open: number; size: number }
+export interface Moment { time: number; right: Lids; left: Lids }
 
-const SECONDS = 10, HALF = 0.55, REOPENED = 0.75, LONGEST = 0.8;
+// A falling lid takes more of an eye's area than of its openness: the corners close first.
+const SECONDS = 10, CLOSED = 0.4, REOPENED = 0.7, LONGEST = 0.8, SLIVER = 0.1;
+const SHUT: Lids = { open: 0, size: 0 };
 
 export class Openness {
   readonly moments: Moment[] = [];
@@ -9,16 +13,16 @@ export class Openness {
   count = 0;
   private closedAt: number | undefined;
 
-  /** Add a moment, in seconds; an eye that is not seen in a face is closed: 0. */
+  /** Add a moment, in seconds. */
   add(moment: Moment): void {
-    this.moments.push(moment);
+    const usual = this.usual(), shut = (lids: Lids) => (lids.size < SLIVER * usual ? SHUT : lids);
+    this.moments.push({ ...moment, right: shut(moment.right), left: shut(moment.left) });
     while (this.moments[0]!.time < moment.time - SECONDS) this.moments.shift();
     while (this.blinks.length && this.blinks[0]! < moment.time - SECONDS) this.blinks.shift();
-    const now = (moment.right + moment.left) / 2;
-    const open = this.usual();
-    if (now < HALF * open) {
+    const now = size(moment);
+    if (now < CLOSED * usual) {
       this.closedAt ??= moment.time;
-    } else if (this.closedAt !== undefined && now > REOPENED * open) {
+    } else if (this.closedAt !== undefined && now > REOPENED * usual) {
       if (moment.time - this.closedAt < LONGEST) {
         this.count++;
         this.blinks.push(moment.time);
@@ -27,9 +31,9 @@ export class Openness {
     }
   }
 
-  /** How far open these eyes usually are. */
+  /** How large these eyes usually are. */
   private usual(): number {
-    const sorted = this.moments.map((m) => (m.right + m.left) / 2).sort((a, b) => a - b);
+    const sorted = this.moments.map(size).sort((a, b) => a - b);
     return sorted[Math.floor(0.8 * (sorted.length - 1))] ?? 0;
   }
 
@@ -37,7 +41,7 @@ export class Openness {
   draw(canvas: HTMLCanvasElement): void {
     const style = getComputedStyle(canvas), context = canvas.getContext("2d")!;
     const { width, height } = canvas, newest = this.moments.at(-1)?.time ?? 0;
-    const top = Math.max(0.4, ...this.moments.map((m) => Math.max(m.right, m.left)));
+    const top = Math.max(0.4, ...this.moments.map((m) => Math.max(m.right.open, m.left.open)));
     const x = (time: number) => width - ((newest - time) / SECONDS) * width;
     const y = (value: number) => height - 6 - (value / top) * (height - 16);
     context.clearRect(0, 0, width, height);
@@ -57,7 +61,7 @@ export class Openness {
     }
     for (const side of ["left", "right"] as const) {
       context.beginPath();
-      for (const moment of this.moments) context.lineTo(x(moment.time), y(moment[side]));
+      for (const moment of this.moments) context.lineTo(x(moment.time), y(moment[side].open));
       context.strokeStyle = style.getPropertyValue(`--${side}`);
       context.setLineDash(side === "left" ? [9, 5] : []);
       context.lineWidth = 3.5;
@@ -67,3 +71,5 @@ export class Openness {
     }
   }
 }
+
+const size = ({ right, left }: Moment): number => (right.size + left.size) / 2;

@@ -34,9 +34,11 @@ export async function load(
     ? Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1) : 1;
   ort.env.wasm.numThreads = threads;
   ort.env.wasm.wasmPaths = { mjs: `${base}${name}.mjs`, wasm: `${base}${name}.wasm` };
-  ort.env.wasm.wasmBinary = await get(`${name}.wasm`);
   ort.env.logLevel = "error";
-  const [eyes, finder] = [await get("eyes.onnx"), await get("centerface.onnx")];
+  const files = [`${name}.wasm`, "eyes.onnx", "centerface.onnx"] as const;
+  const [binary, eyes, finder] = await Promise.all(files.map(get)) as [
+    Uint8Array, Uint8Array, Uint8Array];
+  ort.env.wasm.wasmBinary = binary;
   const open = (data: Uint8Array, provider: "wasm" | "webgpu") =>
     ort.InferenceSession.create(data, { executionProviders: [provider], logSeverityLevel: 3 });
 

@@ -3,15 +3,22 @@ import { overlap, type FaceFinder } from "./find";
 import { clamp } from "./raster";
 import type { Constants, FoundFace, Picture, Plane, Point } from "./types";
 
+/** Of the videos whose frames `smooth` is meant for: a slower camera forgets more in a frame. */
+const RATE = 30;
+
 export class Follower {
   private faces: FoundFace[] = [];
   private seen: { face: FoundFace; plane: Plane }[] = [];
   private frames = 0;
+  private before = 0;
+  private smooth = 0;
 
   constructor(private readonly finder: FaceFinder, private readonly constants: Constants) {}
 
   /** Find the faces of the next frame: everywhere now and then, else where they were. */
-  async find(frame: Picture): Promise<FoundFace[]> {
+  async find(frame: Picture, seconds: number): Promise<FoundFace[]> {
+    this.smooth = this.constants.follow.smooth ** Math.max(1, (seconds - this.before) * RATE);
+    this.before = seconds;
     const anew = this.frames++ % this.constants.follow.anew === 0;
     const near = [];
     if (!anew) for (const face of this.faces) near.push(await this.near(frame, face));
@@ -70,12 +77,12 @@ export class Follower {
 
   /** The past's share: less for a face that moved. */
   private share(face: FoundFace, before: FoundFace): number {
-    const { gone, smooth } = this.constants.follow;
+    const { gone } = this.constants.follow;
     const [a, b] = face.landmarks as [Point, Point];
     const moved = face.landmarks.reduce((sum, [x, y], n) =>
       sum + Math.abs(x - before.landmarks[n]![0]) + Math.abs(y - before.landmarks[n]![1]), 0) / 10;
     const eyes = Math.hypot(b[0] - a[0], b[1] - a[1]);
-    return smooth * clamp(1 - moved / Math.max(gone * eyes, 1e-6), 0, 1);
+    return this.smooth * clamp(1 - moved / Math.max(gone * eyes, 1e-6), 0, 1);
   }
 }
 

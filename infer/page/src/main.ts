@@ -1,10 +1,10 @@
 /** The page: what its buttons do. */
-import { Openness } from "./blinks";
+import { Openness, type Lids } from "./blinks";
 import { Camera } from "./camera";
 import { BASE, Client, firstUse, type Answer } from "./client";
 import { Painter, type Effects, type Rest, type Scene } from "./effects";
 import { CloseUps, find, gauge, showTimes } from "./panel";
-import type { Result } from "./types";
+import type { Point, Result, Side } from "./types";
 
 const COLOURS = ["#3be0c5", "#ffb13b", "#ff5d73", "#b28dff", "#4aa8ff", "#ffffff"];
 const NAMES = ["teal", "amber", "coral", "violet", "blue", "white"];
@@ -177,8 +177,13 @@ async function run(mine: number): Promise<void> {
 function track(result: Result, time: number): void {
   const face = result.record.faces[0];
   if (face && !face.problem) {
-    const open = (side: string) => face.eyes.find((eye) => eye.side === side)?.openness ?? 0;
-    openness.add({ time, right: open("right"), left: open("left") });
+    const [[x, y], [a, b]] = face.landmarks as [Point, Point];
+    const square = (a - x) ** 2 + (b - y) ** 2;
+    const lids = (side: Side): Lids => {
+      const eye = face.eyes.find((one) => one.side === side);
+      return { open: eye?.openness ?? 0, size: (eye?.area ?? 0) / square };
+    };
+    openness.add({ time, right: lids("right"), left: lids("left") });
   }
   openness.draw(find<HTMLCanvasElement>("#curve"));
   find("#blinks").textContent = String(openness.count);

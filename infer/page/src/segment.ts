@@ -26,7 +26,7 @@ export class Segmenter {
   async segment(photo: Picture, name: string, live: boolean, times: Times): Promise<Segmented> {
     const { constants } = this;
     const clock = stopwatch(times);
-    const found = (live ? await this.follower.find(photo) : await this.finder.find(photo))
+    const found = (live ? await this.follower.find(photo, performance.now() / 1000) : await this.finder.find(photo))
       .sort((a, b) => b.box[2] * b.box[3] - a.box[2] * a.box[3]);
     clock("find");
     const large = found.filter((face) => distance(face) >= constants.frame.leastEyeDistance);
