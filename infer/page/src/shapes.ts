@@ -5,7 +5,8 @@ import type { Restored } from "./frame";
 import { apply, clamp } from "./raster";
 import type { Constants, Eye, Matrix, Patch, Picture, Point, Shape } from "./types";
 
-const IRIS = 0.2; // its radius, in widths of a wide open eye (12 mm of 30)
+const IRIS = 0.21; // its radius, in widths of a wide open eye (12 mm of 30)
+const INSIDE = 0.8; // a probability that lashes and the shadow of a lid do not have
 
 export function shapesOf(
   photo: Picture, part: Restored, matrix: Matrix, eyes: Eye[], face: number, constants: Constants,
@@ -18,7 +19,7 @@ export function shapesOf(
     const outline = curves.filter((curve) => inside(curve, eye.box));
     return {
       side: eye.side, face, outline,
-      lid: lidOf(outline, matrix), iris: irisOf(photo, part, eye, matrix, constants),
+      lid: lidOf(outline, matrix), iris: irisOf(photo, part, eye, matrix),
     };
   });
 }
@@ -48,7 +49,7 @@ function lidOf(outline: Float32Array[], matrix: Matrix): Point[] {
 
 /** Where the eye is darkest: a guess that is good enough to be coloured. */
 function irisOf(
-  photo: Picture, part: Restored, eye: Eye, matrix: Matrix, { network }: Constants,
+  photo: Picture, part: Restored, eye: Eye, matrix: Matrix,
 ): Shape["iris"] {
   const pixel = Math.hypot(matrix[0], matrix[1]);
   const ends = eye.contour.map((point) => apply(matrix, ...point)[0]);
@@ -59,14 +60,14 @@ function irisOf(
   for (let y = top; y < top + high; y += step) {
     for (let x = left; x < left + wide; x += step) {
       const value = part.plane.data[(y - part.y) * part.plane.width + x - part.x];
-      if (value === undefined || value < network.threshold) continue;
+      if (value === undefined || value < INSIDE) continue;
       const at = (y * photo.width + x) * 4;
       const light = photo.data[at]! + photo.data[at + 1]! + photo.data[at + 2]!;
       dark.push({ x: x + 0.5, y: y + 0.5, light });
     }
   }
   dark.sort((a, b) => a.light - b.light);
-  // The lashes are dark too, but they lie around; the median of the dark pixels is in the iris.
+  // Lashes are dark too, but they lie around: the median of the dark pixels is in the iris.
   const some = dark.slice(0, Math.max(1, Math.floor(dark.length * 0.35)));
   const median = (axis: "x" | "y") =>
     some.map((p) => p[axis]).sort((a, b) => a - b)[some.length >> 1] ?? eye.centre[axis === "x" ? 0 : 1];
