@@ -12,7 +12,8 @@ import simplejpeg
 
 from preprocess.celebamask import EYES, RawSample
 from preprocess.errors import DecodeError
-from preprocess.image import MAX_MEGAPIXELS, Geometry, decode_fitted, orientation
+from preprocess.files import MAX_MEGAPIXELS
+from preprocess.image import Geometry, decode_fitted, orientation
 from preprocess.manifest import EyeCount, PackSettings
 from preprocess.mask import LABELS, Mask, decode_mask, encode_label, eye_centres, label_map
 

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 from zlib_ng import zlib_ng
 
-from preprocess.image import MAX_MEGAPIXELS, Geometry, read_with_pillow, strips, upright
+from preprocess.files import MAX_MEGAPIXELS
+from preprocess.image import Geometry, read_with_pillow, strips, upright
 from preprocess.inflate import inflate
 
 Mask = npt.NDArray[np.uint8]

@@ -20,8 +20,14 @@ from tqdm import tqdm
 from preprocess.celebamask import SPLITS, Dropped, Plan, read_plan
 from preprocess.encode import pack_sample
 from preprocess.errors import DecodeError, InputError
-from preprocess.files import atomic_file, file_sha256, from_fields, locked, remove_unfinished
-from preprocess.image import MAX_MEGAPIXELS
+from preprocess.files import (
+    MAX_MEGAPIXELS,
+    atomic_file,
+    file_sha256,
+    from_fields,
+    locked,
+    remove_unfinished,
+)
 from preprocess.manifest import MANIFEST_FILE, EyeCount, Manifest, PackSettings, SplitRecord
 from preprocess.plan import PlannedShard, plan_shards
 from preprocess.runtime import in_processes
