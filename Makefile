@@ -33,10 +33,12 @@ PY     := $(VENV)/bin/python
 TRAIN_ARGS := --shards $(SHARDS) --output $(OUTPUT) $(if $(PRESET),--preset $(PRESET)) \
 	$(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch $(BATCH)) $(if $(LR),--lr $(LR)) \
 	$(if $(SEED),--seed $(SEED)) --device $(DEVICE) --loader $(LOADER)
+PAGE   := infer/page
+DIST   := $(PAGE)/dist
 EXTRAS := train,video$(if $(shell command -v nvidia-smi),$(comma)gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sample shards train speedrun evaluate weights infer test faults lint peers bench bench-gpu bench-growth clean FORCE
+.PHONY: help venv sample shards train speedrun evaluate weights infer page test test-page faults lint peers bench bench-gpu bench-growth bench-page clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -127,11 +129,25 @@ infer: $(VENV)/.installed ## cut the eyes out of IMAGE (with the bundled weights
 	@$(PY) -m infer --image "$(IMAGE)" $(if $(filter command% environment%,$(origin MODEL)),--model $(MODEL)) \
 		--device $(DEVICE)
 
-test: lint ## the whole suite, or T=tests/test_mask.py
+page: $(DIST)/index.html ## build the live page, infer/page/dist (needs Node.js; docs/page.md)
+
+$(PAGE)/node_modules/.package-lock.json: $(PAGE)/package-lock.json
+	cd $(PAGE) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+
+$(DIST)/index.html: $(VENV)/.installed $(PAGE)/node_modules/.package-lock.json $(wildcard $(PAGE)/*.* \
+		$(PAGE)/src/* $(PAGE)/static/* infer/*.py infer/weights/*.onnx)
+	$(PY) -m infer.page_data $(PAGE)/data
+	cd $(PAGE) && npm run --silent build
+
+# The page's tests are part of the suite if what they need is there; else they skip.
+test: lint $(if $(and $(shell command -v npm),$(shell command -v chromium)),page) ## the whole suite, or T=tests/test_mask.py
 	$(PY) -m pytest $(T)
 
 faults: $(VENV)/.installed-dev ## damaged files by the thousand (ROUNDS=2000 of each format; SEED)
 	EYES_FUZZ=$(or $(ROUNDS),2000) EYES_SEED=$(or $(SEED),0) EYES_INTERRUPTS=30 $(PY) -m pytest tests/faults
+
+test-page: page $(VENV)/.installed-dev ## the live page in Chromium (Debian: apt-get install chromium)
+	$(PY) -m pytest tests/test_page.py
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(PY) -m ruff check .
@@ -160,9 +176,14 @@ bench-gpu: $(VENV)/.installed-dev ## tests and figures of the GPU path (needs a 
 bench-growth: $(VENV)/.installed-dev ## packing, loading, training of 1,000 to 100,000 samples (ROUNDS)
 	$(PY) tests/bench/growth.py $(if $(ROUNDS),--rounds $(ROUNDS)) --out docs/benchmarks
 
+# Figures of docs/page.md.
+bench-page: page $(VENV)/.installed-dev ## the live page in Chromium: first mask, ms a frame, bytes (ROUNDS)
+	$(PY) tests/bench/live_page.py $(if $(ROUNDS),--rounds $(ROUNDS))
+
 bench-%: tests/bench/%.py $(VENV)/.installed-dev $(PEERS)/.installed FORCE
 	$(PY) $< $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DATA),--data "$(DATA)") \
 		--out docs/benchmarks --peers-python $(PEERS)/bin/python
 
 clean: ## remove shards, drawn faces, virtual environment (OUTPUT stays)
+	rm -rf $(PAGE)/data $(DIST) $(PAGE)/node_modules
 	rm -rf shards data $(VENV) $(PEERS) .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 import time
+import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +187,26 @@ def clip(
         f"{place}: {report.frames} frames, eyes in {report.with_eyes}, "
         f"{report.frames_per_second:.1f} frames/s"
     )
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=8765,
+              help="If it is taken, one of the next is used.")  # fmt: skip
+@click.option("--browser/--no-browser", default=True, help="Open the page in the browser.")
+@reports_errors
+def page(port: int, browser: bool) -> None:
+    """Serve the live page: photos and the camera, segmented inside the browser.
+
+    Only this machine can reach it, and no photo leaves the browser. Ctrl-C ends it.
+    """
+    from infer import server
+
+    with server.PageServer(server.DIST, port) as running:
+        click.echo(f"{running.url} (Ctrl-C ends)")
+        if browser:
+            webbrowser.open(running.url)
+        with suppress(KeyboardInterrupt):
+            running.serve_forever()
 
 
 def _predictor(

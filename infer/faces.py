@@ -25,6 +25,7 @@ Floats = npt.NDArray[np.float32]
 PATH = Path(__file__).parent / "weights" / "centerface.onnx"
 _STRIDE, _MULTIPLE = 4, 32
 _SAME = 0.3  # overlap (IoU) from which two boxes are one face
+_INSIDE = 0.5  # what the covered share of the smaller box counts for, beside the IoU
 # The photograph is looked at with its longest side shrunk to these, in pixels, one look after the
 # other: large faces are found in the small picture, small ones in the large ones. It is never
 # enlarged, and a look at nearly the size of the last one shows nothing new.
@@ -135,4 +136,4 @@ def overlap(one: Box, other: Box) -> float:
         end = min(one[low] + one[side], other[low] + other[side])
         both *= max(0.0, end - max(one[low], other[low]))
     areas = one[2] * one[3], other[2] * other[3]
-    return max(both / max(sum(areas) - both, 1e-6), 0.5 * both / max(min(areas), 1e-6))
+    return max(both / max(sum(areas) - both, 1e-6), _INSIDE * both / max(min(areas), 1e-6))

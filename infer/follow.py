@@ -18,6 +18,7 @@ from preprocess.image import RGB
 
 _FOLLOWED = 0.4  # overlap from which a face is that of the frame before
 _ANEW = 12  # frames after which faces are searched for everywhere
+_GONE = 0.5  # of the distance of the eyes: who moved that far is not averaged
 _ROOM = 1.25  # of a face's longer side, to every side of its middle: where the next frame looks
 
 
@@ -113,4 +114,4 @@ def _stillness(face: FoundFace, before: FoundFace) -> float:
     """Return 1 for a face that stays, falling to 0 for one that moved by half an eye distance."""
     eyes = float(np.hypot(*(face.landmarks[1] - face.landmarks[0])))
     moved = float(np.abs(face.landmarks - before.landmarks).mean())
-    return float(np.clip(1 - 2 * moved / max(eyes, 1e-6), 0, 1))
+    return float(np.clip(1 - moved / max(_GONE * eyes, 1e-6), 0, 1))

@@ -24,6 +24,9 @@ LEAST_EYE_DISTANCE = 8.0
 # The band around the eyes: width, height and the height of its middle, in shares of the square. The
 # rest of the face changes F1 by 0.001 at most, and takes 0.72 of the time (docs/inference.md).
 _WIDE, _HIGH, _MIDDLE = 0.75, 0.375, 0.4375
+# CelebA-HQ's square: its side is the larger of so many distances of the eyes, and of eyes and
+# mouth; its centre lies this share of the way from the eyes to the mouth.
+_ACROSS, _DOWN, _BELOW = 4.0, 3.6, 0.1
 _LIKELY = 0.01  # a probability that is worth being brought back
 _SHARP = 0.7  # scale from which bilinear sampling leaves out no pixel worth mentioning
 
@@ -49,8 +52,8 @@ class FaceFrame:
         points = np.asarray(landmarks, np.float64)
         eyes, mouth = (points[0] + points[1]) / 2, (points[3] + points[4]) / 2
         across, down = points[1] - points[0], mouth - eyes
-        side = max(4.0 * np.hypot(*across), 3.6 * np.hypot(*down), 1e-6)
-        centre = eyes + 0.1 * down
+        side = max(_ACROSS * np.hypot(*across), _DOWN * np.hypot(*down), 1e-6)
+        centre = eyes + _BELOW * down
         direction = across + np.array([down[1], -down[0]])
         cos, sin = direction / max(np.hypot(*direction), 1e-6)
         linear = size / side * np.array([[cos, sin], [-sin, cos]])

@@ -23,6 +23,11 @@ from preprocess.image import RGB, Geometry, decode_rgb, from_pillow
 Faces = str | int
 Photo = RGB | str | PathLike[str] | bytes | Image.Image
 NO_FACE = "no face was found, and the picture does not look like a cut-out face"
+TOO_SMALL = "too small: its eyes are {:.0f} pixels apart"
+# What the eyes of a cropped face are like: the least ratio of their areas; the distance between
+# them, in shares of the longer side; the most slope; where their middle is, in shares of the width;
+# the least distance in widths of an eye.
+_ALIKE, _APART, _SLOPE, _AMID, _GAP = 0.3, (0.12, 0.5), 0.5, (0.3, 0.7), 1.2
 
 
 @dataclass
@@ -138,7 +143,7 @@ class Predictor:
         for look in looks:
             if look.frame is None or look.plane is None:
                 assert look.face is not None
-                problem = f"too small: its eyes are {_eye_distance(look.face):.0f} pixels apart"
+                problem = TOO_SMALL.format(_eye_distance(look.face))
                 measured.append(_face(look.face, (), problem))
                 continue
             patch, (x, y) = look.frame.restore(look.plane, (height, width))
@@ -184,9 +189,9 @@ def _look_like_one_face(eyes: tuple[Eye, ...], width: int, height: int) -> bool:
     across, down = (right.centre[axis] - left.centre[axis] for axis in (0, 1))
     middle = (right.centre[0] + left.centre[0]) / 2 / width
     return (
-        min(left.area, right.area) > 0.3 * max(left.area, right.area)
-        and 0.12 * side < across < 0.5 * side
-        and abs(down) < 0.5 * across
-        and 0.3 < middle < 0.7
-        and 1.2 * max(left.box[2], right.box[2]) < across
+        min(left.area, right.area) > _ALIKE * max(left.area, right.area)
+        and _APART[0] * side < across < _APART[1] * side
+        and abs(down) < _SLOPE * across
+        and _AMID[0] < middle < _AMID[1]
+        and _GAP * max(left.box[2], right.box[2]) < across
     )

@@ -65,3 +65,24 @@ def test_a_source_archive_holds_tests_docs_and_makefile(checkout: Path, tmp_path
     kinds = (".py", ".md", ".png", ".toml", ".onnx", ".sha256")
     wanted = set(files(checkout, *kinds))
     assert wanted | {"Makefile", "LICENSE", "constraints.txt", ".ci/run"} <= names
+
+
+def test_a_wheel_holds_the_page_that_was_built_and_no_archive_its_tools(
+    checkout: Path, tmp_path: Path
+) -> None:
+    page = checkout / "infer" / "page"
+    for name in ("dist/index.html", "dist/1234/main.js", "node_modules/a/a.js", "data/a.json"):
+        (page / name).parent.mkdir(parents=True, exist_ok=True)
+        (page / name).write_text("made")
+    try:
+        with zipfile.ZipFile(build(checkout, "wheel", tmp_path)) as wheel:
+            held = {name for name in wheel.namelist() if name.startswith("infer/page/")}
+        with tarfile.open(build(checkout, "sdist", tmp_path)) as archive:
+            names = {name.partition("/")[2] for name in archive.getnames()}
+    finally:
+        for name in ("dist", "node_modules", "data"):
+            shutil.rmtree(page / name)
+    assert held == {"infer/page/dist/index.html", "infer/page/dist/1234/main.js"}
+    assert {"infer/page/src/main.ts", "infer/page/package-lock.json"} <= names
+    assert not any(f"infer/page/{made}/" in name for made in ("dist", "node_modules", "data")
+                   for name in names)  # fmt: skip
