@@ -90,5 +90,6 @@ def test_a_sample_missing_from_the_count_is_noticed(pack_copy: Path) -> None:
     manifest = Manifest.load(pack_copy)
     train = manifest.splits["train"]
     shards = tuple(replace(shard, samples=shard.samples + 1) for shard in train.shards)
-    replace(manifest, splits={"train": replace(train, shards=shards)}).save(pack_copy)
+    more = replace(train, samples=train.samples + len(shards), shards=shards)
+    replace(manifest, splits=manifest.splits | {"train": more}).save(pack_copy)
     assert f"{pack_copy / NAME}: 8 samples read, 9 in the manifest" in check(pack_copy).faults

@@ -1,6 +1,7 @@
 """Loss, counts, thresholds, reliability and the correction, against plain arithmetic."""
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def test_counts_and_figures_are_those_of_the_definition() -> None:
     assert counts.tolist() == [[2, 1, 1, 16], [0, 0, 0, 16], [0, 2, 0, 16]]
     figures = metrics_of(counts)
     assert image_iou(counts).tolist() == [0.5, 1.0, 0.0]
-    assert figures.to_dict() == pytest.approx({
+    assert asdict(figures) == pytest.approx({
         "f1": 2 * 2 / (2 * 2 + 3 + 1), "iou": 2 / 6, "precision": 2 / 5, "recall": 2 / 3,
         "mean_iou": 0.5, "images": 3, "images_without_eyes": 2, "false_positive_pixels": 2,
         "false_positive_share": 2 / 32,

@@ -106,7 +106,7 @@ def test_resume_names_what_is_different(whole: TrainConfig, faces: Path, tmp_pat
 
 
 def test_an_earlier_run_is_moved_aside_not_overwritten(copy: TrainConfig) -> None:
-    before = {path.name: path.read_bytes() for path in copy.output.iterdir()}
+    before = {path.name: path.read_bytes() for path in copy.output.glob("[!.]*")}
     fit(replace(copy, epochs=1, seed=1))
     aside = copy.output / "previous-001"
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == before

@@ -206,4 +206,5 @@ def test_state_comes_back_whole() -> None:
     for _ in range(2):
         assert torch.equal(step(images, masks, 0.5, 0.9), again(images, masks, 0.5, 0.9))
     averages = (each.average.state_dict().values() for each in (step, again))
-    assert all(map(torch.equal, *averages))
+    for one, other in zip(*averages, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
