@@ -1,9 +1,7 @@
 /** The camera: frames, one after the other, as fast as they are taken away. */
 export class Camera {
+  private readonly video = document.createElement("video");
   private stream: MediaStream | undefined;
-
-  /** `video` has to be on the page: browsers slow down one that nobody could see. */
-  constructor(private readonly video: HTMLVideoElement) {}
 
   /** Called when the camera goes away by itself: unplugged, or its permission withdrawn. */
   onlost: () => void = () => {};

@@ -11,8 +11,7 @@ const NAMES = ["teal", "amber", "coral", "violet", "blue", "white"];
 const SHARP = 1600; // longest side of the picture on the page, in its own pixels
 const ENLARGED = 4; // a small photo, so that its outlines are smooth
 
-const client = new Client(), closeUps = new CloseUps();
-const camera = new Camera(find<HTMLVideoElement>("#video"));
+const client = new Client(), camera = new Camera(), closeUps = new CloseUps();
 const canvas = find<HTMLCanvasElement>("#picture"), painter = new Painter(canvas);
 const form = find<HTMLFormElement>("#effects"), still = matchMedia("(prefers-reduced-motion: reduce)");
 let openness = new Openness();
