@@ -47,7 +47,7 @@ def constants() -> dict[str, Any]:
         "eyes": {"leastShare": eyes._LEAST_SHARE, "edge": output._EDGE},
         "oneFace": {
             "alike": predictor._ALIKE, "apart": predictor._APART, "slope": predictor._SLOPE,
-            "amid": predictor._AMID, "gap": predictor._GAP,
+            "amid": predictor._AMID, "gap": predictor._GAP, "filled": predictor._FILLED,
         },
         "follow": {
             "followed": follow._FOLLOWED, "anew": follow._ANEW, "room": follow._ROOM,

@@ -28,6 +28,7 @@ TOO_SMALL = "too small: its eyes are {:.0f} pixels apart"
 # them, in shares of the longer side; the most slope; where their middle is, in shares of the width;
 # the least distance in widths of an eye.
 _ALIKE, _APART, _SLOPE, _AMID, _GAP = 0.3, (0.12, 0.5), 0.5, (0.3, 0.7), 1.2
+_FILLED = 0.35  # share of its box that each of them fills: two spots far apart are no eye
 
 
 @dataclass
@@ -194,4 +195,5 @@ def _look_like_one_face(eyes: tuple[Eye, ...], width: int, height: int) -> bool:
         and abs(down) < _SLOPE * across
         and _AMID[0] < middle < _AMID[1]
         and _GAP * max(left.box[2], right.box[2]) < across
+        and all(eye.area > _FILLED * eye.box[2] * eye.box[3] for eye in eyes)
     )

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from infer.network import BUNDLED, TorchNetwork
 from preprocess.errors import InputError
+from preprocess.manifest import PackSettings
 from preprocess.pack import PackConfig, pack
 from train.checkpoint import Checkpoint, epoch_file, epoch_files
 from train.config import ModelConfig
@@ -145,7 +146,8 @@ def test_bundled_weights_are_whole_small_and_within_the_budget() -> None:
     assert PATH.stat().st_size <= 8_000_000
     assert parameter_count(checkpoint.network()) <= 2_000_000
     assert flop_count(checkpoint.network(), 256) <= 2_000_000_000
-    assert checkpoint.spec.size == 256
+    assert checkpoint.spec.size == 384
+    assert [pack["samples"] for pack in checkpoint.data] == [676, 641], "what they learnt from"
     assert 0.05 < checkpoint.threshold < 0.95
     assert checkpoint.calibration["error"] <= checkpoint.calibration["error_before"]
     with safe_open(PATH, framework="pt") as file:
@@ -157,7 +159,7 @@ def test_bundled_weights_are_whole_small_and_within_the_budget() -> None:
 
 @pytest.mark.slow
 def test_bundled_weights_segment_genuine_eyes(genuine: Path, tmp_path: Path) -> None:
-    for name, split, least in (("CelebAMask-HQ", None, 0.885), ("london-faces", "test", 0.88)):
-        pack(PackConfig(genuine / name, tmp_path / name, split=split))
+    for name, split, least in (("CelebAMask-HQ", None, 0.89), ("london-faces", "test", 0.91)):
+        pack(PackConfig(genuine / name, tmp_path / name, PackSettings(size=384), split=split))
         run = evaluate_checkpoint(PATH, tmp_path / name, "test", loader="portable")
         assert run.evaluation.metrics.f1 > least

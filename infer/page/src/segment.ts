@@ -96,5 +96,6 @@ function looksLikeOneFace(eyes: Eye[], photo: Picture, { oneFace: rule }: Consta
     rule.apart[0] * side < across && across < rule.apart[1] * side &&
     Math.abs(down) < rule.slope * across &&
     rule.amid[0] < middle && middle < rule.amid[1] &&
-    rule.gap * Math.max(left.box[2], right.box[2]) < across;
+    rule.gap * Math.max(left.box[2], right.box[2]) < across &&
+    eyes.every((eye) => eye.area > rule.filled * eye.box[2] * eye.box[3]);
 }

@@ -13,6 +13,7 @@ export interface Constants {
   eyes: { leastShare: number; edge: number };
   oneFace: {
     alike: number; apart: [number, number]; slope: number; amid: [number, number]; gap: number;
+    filled: number;
   };
   follow: { followed: number; anew: number; room: number; gone: number; smooth: number };
   texts: { noFace: string; tooSmall: string };
