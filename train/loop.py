@@ -118,13 +118,7 @@ def _fit(
 
     # Set up: where an earlier run stopped.
     if checkpoint:
-        try:
-            step.load_state_dict(checkpoint.training, checkpoint.weights)
-            history = [from_fields(EpochRecord, row) for row in checkpoint.training["history"]]
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            path = epoch_file(config.output, checkpoint.epoch)
-            problem = f"holds no state to go on from ({str(error)[:120]!r})"
-            raise InputError(path, problem, "Train without --resume") from None
+        history = _go_on(step, checkpoint, config.output)
         if processes.is_first:
             restore_best(config.output, _best(history).epoch)
     elif processes.is_first and (aside := set_aside(config.output)):
@@ -134,13 +128,9 @@ def _fit(
         write_json(config.output / SETTINGS_FILE, settings)
         amp = str(step.dtype).removeprefix("torch.") if step.dtype else "float32"
         kept = f"kept decoded on {loader.place}" if loader.place else "decoded anew each epoch"
-        _say(
-            f"{parameter_count(model) / 1e6:.2f} M parameters, "
-            f"{flop_count(UNet(config.model), spec.size) / 1e9:.2f} GFLOP at {spec.size}, {amp}, "
-            f"{device}, {processes.world} process(es), {resolve_loader(config.loader)} loader, "
-            f"{train.samples} train and {val.samples if judged else 'no'} val samples "
-            f"({kept}), epochs {len(history)} to {config.epochs}"
-        )
+        _say(f"{_describe(config, spec.size)}, {amp}, {device}, {processes.world} process(es), "
+             f"{train.samples} train and {val.samples if judged else 'no'} val samples ({kept}), "
+             f"epochs {len(history)} to {config.epochs}")  # fmt: skip
     writer, saving, plotted = stack.enter_context(ThreadPoolExecutor(1)), None, -math.inf
 
     for epoch in range(begun := len(history), config.epochs):
@@ -197,7 +187,7 @@ def _fit(
         # Save, beside the next epoch.
         best = _best(history)
         if processes.is_first:
-            _say(_line(config, history[-1], best, judge))
+            _say(history[-1].line(config.epochs, judge, best))
             training = step.state_dict() | {
                 "decides": decides, "history": [asdict(record) for record in history]
             }  # fmt: skip
@@ -235,6 +225,26 @@ def _save(
         plot_history(history, output / HISTORY_PLOT)
 
 
+def _go_on(step: TrainStep, checkpoint: Checkpoint, output: Path) -> list[EpochRecord]:
+    """Bring a run to where it stopped; return its history."""
+    try:
+        step.load_state_dict(checkpoint.training, checkpoint.weights)
+        return [from_fields(EpochRecord, row) for row in checkpoint.training["history"]]
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        problem = f"holds no state to go on from ({str(error)[:120]!r})"
+        path = epoch_file(output, checkpoint.epoch)
+        raise InputError(path, problem, "Train without --resume") from None
+
+
+def _describe(config: TrainConfig, size: int) -> str:
+    model = UNet(config.model)
+    return (
+        f"{parameter_count(model) / 1e6:.2f} M parameters, "
+        f"{flop_count(model, size) / 1e9:.2f} GFLOP at {size}, "
+        f"{resolve_loader(config.loader)} loader"
+    )
+
+
 def _first_model(config: TrainConfig, spec: InputSpec, device: torch.device, begin: bool) -> UNet:
     """Build the network that training begins with: new, or with the weights of another."""
     model = UNet(config.model, spec)
@@ -245,17 +255,6 @@ def _first_model(config: TrainConfig, spec: InputSpec, device: torch.device, beg
             raise InputError(config.init, problem, "Give weights of this shape")
         model = start.network()
     return to_channels_last(model, device)
-
-
-def _line(config: TrainConfig, record: EpochRecord, best: EpochRecord, judge: str) -> str:
-    """Say how an epoch went."""
-    packs = "".join(f"{name} {f1:.4f}, " for name, f1 in record.pack_f1.items())
-    return (
-        f"epoch {record.epoch}/{config.epochs}: loss {record.loss:.4f}, {judge} F1 "
-        f"{record.val_f1:.4f} ({packs if len(record.pack_f1) > 1 else ''}best {best.val_f1:.4f}, "
-        f"epoch {best.epoch}), IoU {record.val_iou:.4f}, {record.images_per_second:.1f} images/s, "
-        f"{record.waiting:.1%} waiting for data"
-    )
 
 
 def _not_finite(

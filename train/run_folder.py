@@ -37,6 +37,17 @@ class EpochRecord:
     waiting: float  # share of the time spent waiting for data
     pack_f1: dict[str, float] = field(default_factory=dict)  # F1 of each pack; val_f1 is their mean
 
+    def line(self, epochs: int, judge: str, best: EpochRecord) -> str:
+        """Say how the epoch went; `judge` is the split of the figures."""
+        several = self.pack_f1 if len(self.pack_f1) > 1 else {}
+        packs = "".join(f"{name} {f1:.4f}, " for name, f1 in several.items())
+        return (
+            f"epoch {self.epoch}/{epochs}: loss {self.loss:.4f}, {judge} F1 {self.val_f1:.4f} "
+            f"({packs}best {best.val_f1:.4f}, epoch {best.epoch}), "
+            f"IoU {self.val_iou:.4f}, {self.images_per_second:.1f} images/s, "
+            f"{self.waiting:.1%} waiting for data"
+        )
+
 
 def read_run(output: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
     """Return the settings and the history that a run left; an `InputError` if they are damaged."""
