@@ -352,7 +352,8 @@ def test_an_interrupt_at_any_time_is_one_line(source: Path, tmp_path: Path) -> N
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers get it, too
             _, stderr = process.communicate(timeout=60)
-        assert process.returncode in {0, 130}, stderr
+        # On a slow machine it may still be importing, and then Python itself ends by the signal.
+        assert process.returncode in {0, 130, -signal.SIGINT}, stderr
         assert "Traceback" not in stderr
         if process.returncode == 130:
             assert "Interrupted. What was finished is kept." in stderr
