@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from preprocess.sample import SampleConfig, write_sample
 
 # Before torch is imported: a busy neighbour must not make OpenMP's spinning threads crawl.
 tune_process()
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts background jobs like this
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or no test could interrupt anything
 
 from common import tiny
 
