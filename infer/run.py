@@ -85,15 +85,15 @@ def _segment(predictor: Predictor, faces: Faces, room: _Room, job: Job) -> Outco
                 path = job.record
                 with atomic_file(path, sync=False) as file:
                     file.write(to_line(prediction.to_dict(job.photo.name)))
-            outcome = Outcome(job, prediction.faces, prediction.warning)
+            found, warning = prediction.faces, prediction.warning
             del prediction  # before its room is given to the next photograph
     except InputError as error:
         return Outcome(job, problem=str(error))
     except OSError as error:
         return Outcome(job, problem=f"{path}: cannot be written ({error.strerror or error})")
-    small = sum(bool(face.problem) for face in prediction.faces)
-    remark = f"{small} of {len(prediction.faces)} faces too small to be segmented"
-    return outcome
+    small = sum(bool(face.problem) for face in found)
+    remark = f"{small} of {len(found)} faces too small to be segmented"
+    return Outcome(job, found, remark if small else warning)
 
 
 def _predict(predictor: Predictor, faces: Faces, job: Job, data: bytes) -> Prediction:
