@@ -18,7 +18,7 @@ from train.device import resolve_device
 
 _PATIENCE = timedelta(seconds=50)  # with processes that do not answer; a step takes a second
 _LOADING = timedelta(minutes=20)  # with those whose disk is slower, before the first step
-_LOST = ("gloo", "Connection closed", "Connection reset", "Timed out", "timed out")  # in messages
+_LOST = ("gloo", "connection", "timed out", "timeout", "broken pipe")  # in messages of gloo
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
         # Not after an exception: the others may be waiting in a collective, and torchrun ends them.
         dist.destroy_process_group()
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and not any(map(str(error).count, _LOST)):
+        if not isinstance(error, dist.DistError) and not any(map(str(error).lower().count, _LOST)):
             raise
         problem = f"another of the {processes.world} processes has ended or no longer answers"
         remedy = "Look for its own message; then start all of them again, with --resume"
