@@ -10,6 +10,8 @@ import pytest
 from common import limited
 
 from preprocess.check import check
+from preprocess.manifest import PackSettings
+from preprocess.pack import PackConfig, pack
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*tar:ResourceWarning")
 
@@ -217,7 +219,9 @@ def test_manifests(faces: Path, pack_copy: Path, tmp_path: Path) -> None:
 
 
 def test_records(faces: Path, pack_copy: Path, tmp_path: Path) -> None:
-    """A damaged record is no error: its shard is packed again."""
+    """A damaged record is no error: its shard is packed again, by `overwrite` if need be."""
     code = "target = root / 'val/eyes-000000.json'\ntried(target.read_bytes(), read)"
     outcomes("record", RECORDS + code, tmp_path, faces, pack_copy, rounds=ROUNDS // 10)
+    settings = PackSettings(size=64, samples_per_shard=8)
+    pack(PackConfig(faces, pack_copy, settings, workers=1, overwrite=True))
     assert not check(pack_copy).faults

@@ -392,6 +392,8 @@ def test_records_of_other_types_are_packed_again(source: Path, tmp_path: Path) -
         "[" * 100_000, "[]", json.dumps(whole | {"eyes": 3}), json.dumps(whole | {"dropped": {}}),
         json.dumps(whole | {"shard": whole["shard"] | {"bytes": "9"}}),
         json.dumps(whole | {"shard": whole["shard"] | {"name": "../../etc/eyes-000000.tar"}}),
+        json.dumps(whole | {"shard": whole["shard"] | {"name": "train/eyes-000000.tar"}}),
+        json.dumps(whole | {"shard": whole["shard"] | {"samples": 7}}),
     ):  # fmt: skip
         record.write_text(damage)
         assert run(source, out).manifest == before
