@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,13 +13,12 @@ from pathlib import Path
 
 from infer.output import View, check_suffix
 from preprocess.errors import InputError
+from preprocess.files import unfinished
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 STDIN = Path("-")
-# What `atomic_file` calls a result that is not complete, with the number of its process.
-_LEFTOVER = re.compile(
-    r"\..+\.(?:png|jpe?g|webp|json|jsonl|csv|mp4|mov|mkv)\.([1-9]\d{0,8})\.tmp", re.DOTALL | re.I
-)
+# Endings of results: other hidden files in a user's folder are not ours.
+_RESULTS = {".png", ".jpg", ".jpeg", ".webp", ".json", ".jsonl", ".csv", ".mp4", ".mov", ".mkv"}
 _DEFAULT = Path("eye_segmentation_result")
 
 
@@ -161,9 +159,8 @@ def remove_leftovers(results: Iterable[Path]) -> None:
     process the number of the one before.
     """
     for folder in {path.parent for path in results}:
-        for path in folder.glob(".*.tmp"):
-            found = _LEFTOVER.fullmatch(path.name)
-            if found and not _is_running(int(found[1])):
+        for path, name, process in unfinished(folder):
+            if Path(name).suffix.lower() in _RESULTS and not _is_running(process):
                 path.unlink(missing_ok=True)
 
 

@@ -44,8 +44,9 @@ def pack_sample(
         for part, member in sample.masks.items()
     }
     seen = {part: mask for part, mask in masks.items() if cv2.countNonZero(mask)}
+    turn = orientation(data) if seen else 1
     for part, mask in seen.items():
-        _check_fit(sample.image.name, data, geometry, sample.masks[part].name, mask)
+        _check_fit(sample.image.name, turn, geometry, sample.masks[part].name, mask)
     label = label_map(seen, geometry)
     meta = {
         "area": {part: int(np.count_nonzero(label == LABELS[part])) for part in sorted(seen)},
@@ -65,13 +66,12 @@ def pack_sample(
     return PackedSample(parts, _count_eyes(seen), empty if "eye" not in masks else ())
 
 
-def _check_fit(image: str, data: bytes, geometry: Geometry, name: str, mask: Mask) -> None:
+def _check_fit(image: str, turn: int, geometry: Geometry, name: str, mask: Mask) -> None:
     """Refuse a mask that would be stretched, or that may not be turned as its photograph is."""
     height, width = geometry.source_height, geometry.source_width
     if not _covers(mask, height, width):
         problem = f"is {mask.shape[1]} x {mask.shape[0]}, another shape than its photograph"
         raise DecodeError(name, f"{problem}, {width} x {height}", "Draw it on the whole photograph")
-    turn = orientation(data)
     if turn != 1 and _covers(mask, *((width, height) if turn >= 5 else (height, width))):
         problem = f"is turned by its EXIF orientation, {turn}; whether its mask is cannot be told"
         raise DecodeError(image, problem, "Save it upright")

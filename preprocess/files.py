@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ else:
 
 T = TypeVar("T")
 _MOST_BYTES = 1 << 30
+_UNFINISHED = re.compile(r"\.(.+)\.([1-9][0-9]{0,8})\.tmp", re.DOTALL)
 MAX_MEGAPIXELS = 100.0  # what the header of a picture may claim, unless the user allows more
 
 
@@ -50,10 +52,17 @@ def atomic_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def unfinished(folder: Path) -> Iterator[tuple[Path, str, int]]:
+    """Yield what `atomic_file` has not completed: file, the name it is to have, and process."""
+    for path in folder.glob(".*.tmp"):
+        if found := _UNFINISHED.fullmatch(path.name):
+            yield path, found[1], int(found[2])
+
+
 def remove_unfinished(*folders: Path) -> None:
-    """Delete what `atomic_file` left in folders when its process was killed."""
+    """Delete what `atomic_file` left in folders that this process has locked."""
     for folder in folders:
-        for path in folder.glob(".*.[0-9]*.tmp"):
+        for path, _, _ in unfinished(folder):
             path.unlink(missing_ok=True)
 
 

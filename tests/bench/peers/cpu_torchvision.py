@@ -7,7 +7,7 @@ Streaming and segmentation-models-pytorch ask for, work once those exist.
 
 import sys
 
-import torch
+from torch import library
 
 try:
     import torchvision  # noqa: F401
@@ -16,7 +16,7 @@ except RuntimeError as error:
         raise
     for _name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[_name]
-    _library = torch.library.Library("torchvision", "DEF")
+    _library = library.Library("torchvision", "DEF")
     for _name in ("nms", "qnms"):
         _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision  # noqa: F401
