@@ -63,6 +63,9 @@ def test_softened_augmentation_is_half_as_much() -> None:
     assert soft.rotation == Effect(augment.rotation.probability, augment.rotation.strength / 2)
     assert soft.blur == Effect(augment.blur.probability / 2, augment.blur.strength)
     assert AugmentConfig.off().softened() == AugmentConfig.off()
+    hiding = augment.with_changes(("lids=0.5:1", "glasses=0.5:0.8", "shade=0.5:0.9"))
+    for name in ("hide", "lids", "glasses", "shade"):
+        assert hiding.softened().effects()[name] == hiding.effects()[name], "it stays to the end"
 
 
 def test_stages_grow_first_and_settle_last() -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from common import iou
@@ -54,6 +55,26 @@ def test_original_and_packed_get_one_mask(
     wholes, packed = map(np.stack, zip(*pairs, strict=True))
     assert wholes.sum() > 1000
     assert iou(wholes, packed) > 0.95
+
+
+@pytest.mark.parametrize(("gap", "found"), [(6, True), (40, False)])
+def test_a_whole_picture_is_a_face_only_if_each_eye_is_in_one_piece(gap: int, found: bool) -> None:
+    """Two spots far apart, as of two animals, are not one eye."""
+
+    class Marks:
+        size, stride, threshold = 192, 32, 0.5
+
+        def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            plane = np.zeros(images.shape[:3], np.float32)
+            for left in (40, 120):
+                for start in (left, left + gap):
+                    plane[:, 90:100, start : start + 6] = 1
+            return plane
+
+    predictor = Predictor(Marks())  # type: ignore[arg-type]
+    prediction = predictor.predict(np.full((192, 192, 3), 128, np.uint8))
+    assert bool(prediction.faces) is found
+    assert bool(prediction.warning) is not found
 
 
 def test_an_array_or_a_choice_of_another_kind_is_refused(predictor: Predictor) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.augment import augment, plain
+from train.augment import augment, needs_eyes, plain
 from train.config import AugmentConfig, Effect
 from train.draw import Draw, draw
 
@@ -110,3 +110,9 @@ def test_a_picture_of_one_eye_gets_no_lids_and_no_glasses() -> None:
     before, truth = plain(*faces())
     torch.testing.assert_close(images, before, rtol=0, atol=1e-3)
     assert torch.equal(masks, truth)
+
+
+def test_each_effect_is_told_where_the_eyes_are() -> None:
+    assert not needs_eyes(AugmentConfig.off())
+    for name in ("hide", "lids", "glasses", "shade"):
+        assert needs_eyes(replace(AugmentConfig.off(), **{name: Effect(0.5, 0.5)})), name

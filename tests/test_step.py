@@ -195,6 +195,24 @@ def test_an_overflow_in_one_part_stops_both_optimizers(name: str, value: float) 
     assert all(map(torch.equal, step.model.parameters(), before))
 
 
+def test_a_pack_whose_eyes_are_drawn_wider_gets_a_shift_and_the_model_does_not() -> None:
+    images, masks = blobs(8)
+    packs = torch.arange(8) % 2
+    wide = nn.functional.max_pool2d(masks, 5, 1, 2)
+    masks = torch.where(packs[:, None, None, None] == 1, wide, masks)
+    torch.manual_seed(0)
+    step = TrainStep(to_channels_last(UNet(SMALL)), 5e-3, packs=2)
+    for _ in range(40):
+        step(images, masks, 1.0, 0.9, packs)
+    assert step.shifted is not None
+    narrow, wider = (step.shifted.shift - step.shifted.shift.mean()).tolist()
+    assert wider > 0.05 > -0.05 > narrow
+    with torch.no_grad():
+        shifted = step.shifted.eval()(images, packs)
+        plain = step.model(images)
+    torch.testing.assert_close((shifted - plain)[1], torch.full_like(plain[1], wider))
+
+
 def test_state_comes_back_whole() -> None:
     images, masks = blobs()
     torch.manual_seed(0)
