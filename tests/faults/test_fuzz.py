@@ -182,16 +182,21 @@ def read(data):
 """
 
 
-def outcomes(kind: str, code: str, folder: Path, *words: object, rounds: int = ROUNDS) -> int:
+def outcomes(
+    kind: str, code: str, folder: Path, *words: object, rounds: int = ROUNDS, megabytes: int = 2000
+) -> int:
     """Try mutations in a process of its own; return how many were refused."""
-    answer = limited(TRIES + code, folder / f"{kind}.mutation", rounds, SEED, kind, *words)
+    place = folder / f"{kind}.mutation"
+    answer = limited(TRIES + code, place, rounds, SEED, kind, *words, megabytes=megabytes)
     done, refused = map(int, answer.split())
     assert done + refused == rounds
     return refused
 
 
-def tried(kind: str, code: str, folder: Path, *words: object) -> None:
-    assert outcomes(kind, code, folder, *words) > ROUNDS // 20, "the mutations do no harm"
+def tried(kind: str, code: str, folder: Path, *words: object, **limits: int) -> None:
+    rounds = limits.get("rounds", ROUNDS)
+    refused = outcomes(kind, code, folder, *words, **limits)
+    assert refused > rounds // 20, "the mutations do no harm"
 
 
 @pytest.mark.parametrize("kind", FORMATS)
