@@ -9,12 +9,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from infer.frame import Floats, Plane
+from infer.frame import Frame, Plane
 
 Mask = npt.NDArray[np.bool_]
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # x and y of the corner, width, height
 Side = Literal["right", "left"]
+# Openness under which an eye is closed, if its face has eyes of so many pixels of the photograph:
+# less of an eye is too coarse to tell.
+CLOSED, _TELLING = 0.2, 8.0
 _LEAST_SHARE = 0.1  # of the largest blob of an eye: what is smaller is not counted to it
 
 
@@ -27,7 +30,7 @@ class Eye:
     centre: Point  # of mass
     area: int  # number of pixels
     contour: tuple[Point, ...]  # of the largest part, clockwise
-    openness: float  # height over width, both along the face's own axes, 0 closed
+    openness: float  # height over width, both along the face's own axes, at least `CLOSED`
     probability: float  # mean over the eye's pixels, 0..1
 
 
@@ -43,22 +46,21 @@ class Face:
 
 
 def measure_eyes(
-    probability: Plane, threshold: float, corner: tuple[int, int], matrix: Floats, size: float
+    probability: Plane, threshold: float, corner: tuple[int, int], frame: Frame
 ) -> tuple[Eye, ...]:
-    """Measure the eyes of one face.
+    """Measure the eyes of one face; those that are closed are left out.
 
     Parameters
     ----------
     probability
-        Part of the photograph around the face, h x w float32, 0..1.
+        Part of the photograph around the face, h x w float32, 0..1. Where something of a closed eye
+        was marked it becomes 0.
     threshold
         Probability from which a pixel is an eye.
     corner
         x and y of the part in the photograph.
-    matrix
-        2 x 3, pixels of the photograph to the upright face's square.
-    size
-        Side of that square: what is in its left half is the subject's right eye.
+    frame
+        Through which the face was seen: what is in its left half is the subject's right eye.
     """
     # From here on the part with eyes in it, a hundredth of most photographs.
     on, probability, corner = _crop(probability >= threshold, probability, corner)
@@ -66,16 +68,20 @@ def measure_eyes(
         return ()
     _, labels, rows, centres = cv2.connectedComponentsWithStats(on.view(np.uint8))
     areas = rows[1:, cv2.CC_STAT_AREA]
-    places = (centres[1:] + 0.5 + corner) @ matrix[0, :2] + matrix[0, 2]
+    places = (centres[1:] + 0.5 + corner) @ frame.matrix[0, :2] + frame.matrix[0, 2]
     sides: tuple[tuple[Side, Mask], ...] = (
-        ("right", places < size / 2), ("left", places >= size / 2)
+        ("right", places < frame.width / 2), ("left", places >= frame.width / 2)
     )  # fmt: skip
     eyes = []
     for side, there in sides:
         if there.any():
             chosen = there & (areas >= _LEAST_SHARE * areas[there].max())
             part = np.append(False, chosen)[labels]
-            eyes.append(_measure(side, *_crop(part, probability, corner), matrix))
+            eye = _measure(side, *_crop(part, probability, corner), frame)
+            if eye.openness < CLOSED and frame.eye >= _TELLING:
+                probability[np.append(False, there)[labels]] = 0
+            else:
+                eyes.append(eye)
     return tuple(eyes)
 
 
@@ -89,9 +95,10 @@ def _crop(
 
 
 def _measure(
-    side: Side, on: Mask, probability: Plane, corner: tuple[int, int], matrix: Floats
+    side: Side, on: Mask, probability: Plane, corner: tuple[int, int], frame: Frame
 ) -> Eye:
     y, x = np.nonzero(on)
+    matrix = frame.matrix
     ends = np.stack([x + corner[0] + 0.5, y + corner[1] + 0.5], axis=-1) @ matrix[:, :2].T
     pixel = float(np.hypot(matrix[0, 0], matrix[0, 1]))  # its side, along the face's axes
     width, height = np.ptp(ends, axis=0) + pixel
@@ -103,6 +110,7 @@ def _measure(
         centre=(float(x.mean() + corner[0] + 0.5), float(y.mean() + corner[1] + 0.5)),
         area=len(x),
         contour=tuple((float(a), float(b)) for a, b in outline),
-        openness=float(height / width),
+        # Of a nearly shut eye only a part may be marked.
+        openness=float(height / max(width, frame.eye * pixel)),
         probability=float(probability[on].mean()),
     )

@@ -27,6 +27,7 @@ _WIDE, _HIGH, _MIDDLE = 0.75, 0.375, 0.4375
 # CelebA-HQ's square: its side is the larger of so many distances of the eyes, and of eyes and
 # mouth; its centre lies this share of the way from the eyes to the mouth.
 _ACROSS, _DOWN, _BELOW = 4.0, 3.6, 0.1
+_EYE = 0.09  # of that square: usual width of an eye, the median less a tenth (docs/inference.md)
 _LIKELY = 0.01  # a probability that is worth being brought back
 _SHARP = 0.7  # scale from which bilinear sampling leaves out no pixel worth mentioning
 
@@ -66,6 +67,11 @@ class FaceFrame:
     def scale(self) -> float:
         """Pixels of the rectangle for one of the photograph."""
         return float(np.hypot(self.matrix[0, 0], self.matrix[0, 1]))
+
+    @property
+    def eye(self) -> float:
+        """Usual width of an eye, in pixels of the photograph."""
+        return _EYE / _WIDE * self.width / self.scale
 
     def box(self, shape: tuple[int, ...], margin: float = 1.0) -> tuple[int, int, int, int]:
         """Return left, top, right, bottom of the rectangle in a photograph of shape (H, W).
@@ -141,6 +147,11 @@ class PhotoFrame:
     def width(self) -> int:
         """Of the square, in pixels."""
         return self.geometry.size
+
+    @property
+    def eye(self) -> float:
+        """0: nothing is known of the width of eyes in a picture of any framing."""
+        return 0.0
 
     def sample(self, rgb: RGB) -> RGB:
         """Fit a photograph into the square."""

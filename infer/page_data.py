@@ -41,10 +41,13 @@ def constants() -> dict[str, Any]:
         "frame": {
             "across": frame._ACROSS, "down": frame._DOWN, "below": frame._BELOW,
             "wide": frame._WIDE, "high": frame._HIGH, "middle": frame._MIDDLE,
-            "likely": frame._LIKELY, "sharp": frame._SHARP,
+            "likely": frame._LIKELY, "eye": frame._EYE, "sharp": frame._SHARP,
             "leastEyeDistance": frame.LEAST_EYE_DISTANCE,
         },
-        "eyes": {"leastShare": eyes._LEAST_SHARE, "edge": output._EDGE},
+        "eyes": {
+            "closed": eyes.CLOSED, "telling": eyes._TELLING, "leastShare": eyes._LEAST_SHARE,
+            "edge": output._EDGE,
+        },
         "oneFace": {
             "alike": predictor._ALIKE, "apart": predictor._APART, "slope": predictor._SLOPE,
             "amid": predictor._AMID, "gap": predictor._GAP, "filled": predictor._FILLED,

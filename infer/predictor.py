@@ -148,7 +148,7 @@ class Predictor:
                 measured.append(_face(look.face, (), problem))
                 continue
             patch, (x, y) = look.frame.restore(look.plane, (height, width))
-            eyes = measure_eyes(patch, threshold, (x, y), look.frame.matrix, look.frame.width)
+            eyes = measure_eyes(patch, threshold, (x, y), look.frame)
             if look.face:
                 measured.append(_face(look.face, eyes))
             elif faces != "whole" and not _look_like_one_face(eyes, width, height):

@@ -13,11 +13,12 @@ from infer import Predictor
 from infer.cli import main
 from infer.eyes import measure_eyes
 from infer.faces import FaceFinder
+from infer.frame import FaceFrame, PhotoFrame
 from infer.predictor import NO_FACE
 from preprocess.errors import InputError
-from preprocess.image import decode_rgb
+from preprocess.image import Geometry, decode_rgb
 
-UPRIGHT = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+UPRIGHT = FaceFrame(np.array([[1.0, 0, 0], [0, 1.0, 0]]), 300, 200)
 Array = npt.NDArray[np.uint8]
 
 
@@ -42,7 +43,8 @@ def blobs(*ellipses: tuple[float, float, float, float, float]) -> npt.NDArray[np
 
 def test_eyes_are_measured() -> None:
     plane = blobs((80, 100, 30, 12, 0), (210, 100, 28, 6, 0))
-    right, left = measure_eyes(plane, 0.5, (1000, 500), UPRIGHT, 2 * 1150)
+    frame = FaceFrame(np.array([[1.0, 0, -1000], [0, 1.0, -500]]), 300, 200)
+    right, left = measure_eyes(plane, 0.5, (1000, 500), frame)
     assert (right.side, left.side) == ("right", "left")
     assert right.centre == pytest.approx((1080, 600), abs=0.6)
     assert right.area == pytest.approx(np.pi * 30 * 12, rel=0.07)
@@ -56,13 +58,29 @@ def test_eyes_are_measured() -> None:
 
 def test_neither_specks_nor_roll_change_an_eye_and_no_blob_is_none() -> None:
     plane = blobs((80, 100, 30, 12, 0), (80, 40, 2, 2, 0))
-    (eye,) = measure_eyes(plane, 0.5, (0, 0), UPRIGHT, 300)
+    (eye,) = measure_eyes(plane, 0.5, (0, 0), UPRIGHT)
     assert eye.box[1] > 80
     angle = np.deg2rad(40)
     turned = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0]])
-    (eye,) = measure_eyes(blobs((150, 100, 40, 16, 40)), 0.5, (0, 0), turned, 0.0)
+    blob = blobs((150, 100, 40, 16, 40))
+    (eye,) = measure_eyes(blob, 0.5, (0, 0), FaceFrame(turned, 300, 200))
     assert eye.openness == pytest.approx(0.4, rel=0.08)
-    assert measure_eyes(plane * 0, 0.5, (0, 0), UPRIGHT, 300) == ()
+    assert measure_eyes(plane * 0, 0.5, (0, 0), UPRIGHT) == ()
+
+
+def test_what_is_left_of_a_closing_eye_is_not_taken_for_a_small_open_one() -> None:
+    plane = blobs((80, 100, 8, 3, 0), (80, 40, 2, 1, 0), (210, 100, 9, 7, 0))
+    before = plane.copy()
+    (eye,) = measure_eyes(plane, 0.5, (0, 0), UPRIGHT)
+    assert eye.side == "left"
+    assert eye.openness == pytest.approx(14 / 36, abs=0.04), "36 of 300 pixels is a usual eye"
+    assert not plane[:, :150].any(), "the right one is closed: nothing of it stays marked"
+    assert np.array_equal(plane[:, 150:], before[:, 150:])
+    unknown = PhotoFrame(Geometry.fit(200, 300, 300))
+    right, _ = measure_eyes(before.copy(), 0.5, (0, 0), unknown)
+    assert right.openness == pytest.approx(0.4, abs=0.1), "nothing is known of its face"
+    small = FaceFrame(5 * UPRIGHT.matrix, 300, 200)  # its eyes are 7 pixels wide
+    assert len(measure_eyes(blobs((20, 20, 3, 1, 0)), 0.5, (0, 0), small)) == 1
 
 
 @pytest.mark.parametrize(("size", "roll"), [(60, 0), (140, 60), (300, -60), (700, 20)])

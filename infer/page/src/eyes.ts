@@ -1,8 +1,8 @@
 /** Eyes as figures and as shapes: the rules of infer/eyes.py, and what the effects draw with. */
 import { trace } from "./contour";
 import { apply } from "./raster";
-import type { Restored } from "./frame";
-import type { Box, Constants, Eye, Matrix, Point, Side } from "./types";
+import type { Frame, Restored } from "./frame";
+import type { Box, Constants, Eye, Point, Side } from "./types";
 
 interface Blob { pixels: number[]; box: [number, number, number, number] }
 
@@ -45,29 +45,31 @@ export function extent({ plane }: Restored, least: number): [number, number, num
   return x1 < 0 ? null : [x0, y0, x1 + 1, y1 + 1];
 }
 
-/** Measure the eyes of one face, the subject's right one first. */
-export function measureEyes(
-  part: Restored, matrix: Matrix, width: number, constants: Constants,
-): Eye[] {
+/** Measure the open eyes of one face, the right one first; closed ones are taken out of `part`. */
+export function measureEyes(part: Restored, frame: Frame, constants: Constants): Eye[] {
   const { threshold } = constants.network;
   const found = extent(part, threshold);
   if (!found) return [];
   const [left, top, right, bottom] = found, wide = right - left, high = bottom - top;
-  const value = (place: number) =>
-    part.plane.data[(top + Math.floor(place / wide)) * part.plane.width + left + (place % wide)]!;
+  const { data, width } = part.plane;
+  const whole = (place: number) => (top + Math.floor(place / wide)) * width + left + (place % wide);
+  const value = (place: number) => data[whole(place)]!;
   const on = Uint8Array.from({ length: wide * high }, (_, place) => +(value(place) >= threshold));
   const corner: Point = [part.x + left, part.y + top];
   const all = blobs(on, wide, high).map((blob) => {
     const [x, y] = mean(blob.pixels, wide);
-    return { ...blob, place: apply(matrix, x + corner[0] + 0.5, y + corner[1] + 0.5)[0] };
+    return { ...blob, place: apply(frame.matrix, x + corner[0] + 0.5, y + corner[1] + 0.5)[0] };
   });
   const eyes: Eye[] = [];
   for (const side of ["right", "left"] as Side[]) {
-    const there = all.filter((blob) => (blob.place < width / 2) === (side === "right"));
+    const there = all.filter((blob) => (blob.place < frame.width / 2) === (side === "right"));
     const largest = Math.max(...there.map((blob) => blob.pixels.length));
     const kept = there.filter(
       (blob) => blob.pixels.length >= constants.eyes.leastShare * largest);
-    if (kept.length) eyes.push(measure(side, kept, wide, corner, matrix, value));
+    if (!kept.length) continue;
+    const eye = measure(side, kept, wide, corner, frame, value);
+    if (eye.openness >= constants.eyes.closed || frame.eye < constants.eyes.telling) eyes.push(eye);
+    else for (const { pixels } of there) for (const place of pixels) data[whole(place)] = 0;
   }
   return eyes;
 }
@@ -79,10 +81,10 @@ function mean(pixels: number[], width: number): Point {
 }
 
 function measure(
-  side: Side, kept: Blob[], wide: number, corner: Point, matrix: Matrix,
+  side: Side, kept: Blob[], wide: number, corner: Point, frame: Frame,
   value: (place: number) => number,
 ): Eye {
-  const pixels = kept.flatMap((blob) => blob.pixels);
+  const { matrix } = frame, pixels = kept.flatMap((blob) => blob.pixels);
   const ends = [0, 1, 2, 3].map((n) =>
     Math[n < 2 ? "min" : "max"](...kept.map((blob) => blob.box[n]!))) as Box;
   const width = ends[2] - ends[0] + 1, height = ends[3] - ends[1] + 1;
@@ -105,7 +107,7 @@ function measure(
     centre: [x + corner[0] + 0.5, y + corner[1] + 0.5],
     area: pixels.length,
     contour: trace(on, width, height).map(([a, b]): Point => [a + from[0] + 0.5, b + from[1] + 0.5]),
-    openness: (high - low + pixel) / (rightmost - leftmost + pixel),
+    openness: (high - low + pixel) / Math.max(rightmost - leftmost + pixel, frame.eye * pixel),
     probability: sum / pixels.length,
   };
 }

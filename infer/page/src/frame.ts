@@ -11,6 +11,8 @@ export interface Frame {
   /** Pixels of the photo to pixels of the rectangle; (0, 0) is the corner of the corner pixel. */
   matrix: Matrix;
   width: number;
+  /** Usual width of an eye, in pixels of the photo; 0 if nothing is known of it. */
+  eye: number;
   sample(photo: Picture): Picture;
   restore(plane: Plane, photo: Picture): Restored;
 }
@@ -22,6 +24,7 @@ export class FaceFrame implements Frame {
   readonly matrix: Matrix;
   readonly width: number;
   readonly height: number;
+  readonly eye: number;
   private readonly scale: number;
 
   constructor(landmarks: Point[], private readonly constants: Constants) {
@@ -40,6 +43,7 @@ export class FaceFrame implements Frame {
     this.scale = Math.hypot(cos, sin);
     this.width = Math.max(1, round((rule.wide * size) / stride)) * stride;
     this.height = Math.max(1, round((rule.high * size) / stride)) * stride;
+    this.eye = ((rule.eye / rule.wide) * this.width) / this.scale;
     const centre: Point = [eyes[0] + rule.below * down[0], eyes[1] + rule.below * down[1]];
     this.matrix = [
       cos, sin, this.width / 2 - cos * centre[0] - sin * centre[1],
@@ -97,6 +101,7 @@ export class FaceFrame implements Frame {
 export class PhotoFrame implements Frame {
   readonly matrix: Matrix;
   readonly width: number;
+  readonly eye = 0;
   private readonly inner: { left: number; top: number; width: number; height: number };
 
   constructor(photo: Picture, private readonly constants: Constants) {

@@ -3,7 +3,8 @@ import { Openness, type Lids } from "./blinks";
 import { Camera } from "./camera";
 import { BASE, Client, firstUse, type Answer } from "./client";
 import { Painter, type Effects, type Rest, type Scene } from "./effects";
-import { CloseUps, find, gauge, showTimes } from "./panel";
+import { download, jsonFile } from "./files";
+import { CloseUps, find, followPointer, gauge, showTimes } from "./panel";
 import type { Point, Result, Side } from "./types";
 
 const COLOURS = ["#3be0c5", "#ffb13b", "#ff5d73", "#b28dff", "#4aa8ff", "#ffffff"];
@@ -205,32 +206,12 @@ async function save(what: string): Promise<void> {
   if (!shown) return;
   const { record } = shown.result, stem = record.photo.replace(/\.[^.]*$/, "") || "photo";
   if (what === "json") {
-    const text = `${JSON.stringify(rounded(record))}\n`;
-    return download(new Blob([text], { type: "application/json" }), `${stem}_eyes.json`);
+    return download(jsonFile(record), `${stem}_eyes.json`);
   }
   const blob = what === "picture"
     ? await new Promise<Blob | null>((done) => canvas.toBlob(done))
     : await client.file(what as "mask" | "cutout", shown.id);
   if (blob) download(blob, what === "picture" ? `${stem}_eyes.png` : `${stem}_eyes_${what}.png`);
-}
-
-/** Keep a hundredth of a pixel, and four places of what is 0..1: as infer/record.py. */
-function rounded(value: unknown, key = ""): unknown {
-  if (typeof value === "number") {
-    const places = ["score", "openness", "probability", "threshold"].includes(key) ? 1e4 : 100;
-    return Math.round(value * places) / places;
-  }
-  if (Array.isArray(value)) return value.map((item) => rounded(item));
-  if (value === null || typeof value !== "object") return value;
-  return Object.fromEntries(Object.entries(value).map(([k, item]) => [k, rounded(item, k)]));
-}
-
-function download(blob: Blob, name: string): void {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
 function listen(): void {
@@ -292,24 +273,9 @@ function swatches(): void {
   });
 }
 
-/** The eyes of the page follow the pointer. */
-function lookAround(): void {
-  if (still.matches) return;
-  document.addEventListener("pointermove", ({ clientX, clientY }) => {
-    for (const eye of document.querySelectorAll<SVGGElement>(".look")) {
-      const box = eye.ownerSVGElement!.getBoundingClientRect();
-      if (!box.width) continue;
-      const [x, y] = [clientX - box.x - box.width / 2, clientY - box.y - box.height / 2];
-      const far = Math.hypot(x, y) || 1, reach = Math.min(1, far / 300);
-      const size = eye.ownerSVGElement!.viewBox.baseVal.width;
-      eye.style.transform = `translate(${(x / far) * reach * size * 0.11}px, ${(y / far) * reach * size * 0.05}px)`;
-    }
-  });
-}
-
 listen();
 swatches();
-lookAround();
+if (!still.matches) followPointer();
 gauge("right", undefined);
 gauge("left", undefined);
 requestAnimationFrame(animate);

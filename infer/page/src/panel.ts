@@ -88,3 +88,17 @@ export function showTimes(result: Result, draw: number): void {
     list.children[n]!.lastElementChild!.textContent = `${times[step].toFixed(times[step] < 10 ? 1 : 0)} ms`;
   });
 }
+
+/** The eyes of the page follow the pointer. */
+export function followPointer(): void {
+  document.addEventListener("pointermove", ({ clientX, clientY }) => {
+    for (const eye of document.querySelectorAll<SVGGElement>(".look")) {
+      const box = eye.ownerSVGElement!.getBoundingClientRect();
+      if (!box.width) continue;
+      const [x, y] = [clientX - box.x - box.width / 2, clientY - box.y - box.height / 2];
+      const far = Math.hypot(x, y) || 1, reach = Math.min(1, far / 300);
+      const size = eye.ownerSVGElement!.viewBox.baseVal.width;
+      eye.style.transform = `translate(${(x / far) * reach * size * 0.11}px, ${(y / far) * reach * size * 0.05}px)`;
+    }
+  });
+}

@@ -39,8 +39,7 @@ export class Segmenter {
     clock("network");
     if (live) planes = this.follower.blend(large, planes);
     const parts = frames.map((frame, n) => frame.restore(planes[n]!, photo));
-    const eyes = frames.map((frame, n) =>
-      measureEyes(parts[n]!, frame.matrix, frame.width, constants));
+    const eyes = frames.map((frame, n) => measureEyes(parts[n]!, frame, constants));
     const record: Record = {
       schema: constants.schema, photo: name, width: photo.width, height: photo.height,
       threshold: constants.network.threshold, warning: "", faces: [],

@@ -8,9 +8,9 @@ export interface Constants {
   };
   frame: {
     across: number; down: number; below: number; wide: number; high: number; middle: number;
-    likely: number; sharp: number; leastEyeDistance: number;
+    likely: number; eye: number; sharp: number; leastEyeDistance: number;
   };
-  eyes: { leastShare: number; edge: number };
+  eyes: { closed: number; telling: number; leastShare: number; edge: number };
   oneFace: {
     alike: number; apart: [number, number]; slope: number; amid: [number, number]; gap: number;
     filled: number;
