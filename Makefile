@@ -38,7 +38,7 @@ DIST   := $(PAGE)/dist
 EXTRAS := train,video$(if $(shell command -v nvidia-smi),$(comma)gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sample shards train speedrun evaluate weights infer page test test-page faults lint peers bench bench-gpu bench-growth bench-page clean FORCE
+.PHONY: help venv sample shards train speedrun evaluate weights infer page test test-page faults lint licences peers bench bench-gpu bench-growth bench-page clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -153,6 +153,9 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+licences: $(VENV)/.installed-dev ## licences of all that the extras need; fails if one is not allowed
+	@$(PY) .ci/licences.py
 
 peers: $(PEERS)/.installed ## an environment for the peers of the benchmarks, PEERS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tarfile
@@ -36,8 +37,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def build(checkout: Path, kind: str, out: Path) -> Path:
-    done = python("-c", BUILD, f"build_{kind}", out, cwd=checkout)
+def build(checkout: Path, kind: str, out: Path, umask: int = -1) -> Path:
+    done = python("-c", BUILD, f"build_{kind}", out, cwd=checkout, umask=umask)
     assert done.returncode == 0, done.stderr
     return out / done.stdout.splitlines()[-1]
 
@@ -86,3 +87,39 @@ def test_a_wheel_holds_the_page_that_was_built_and_no_archive_its_tools(
     assert {"infer/page/src/main.ts", "infer/page/package-lock.json"} <= names
     assert not any(f"infer/page/{made}/" in name for made in ("dist", "node_modules", "data")
                    for name in names)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_another_checkout_at_another_time_builds_the_same_bytes(
+    checkout: Path, tmp_path: Path, kind: str
+) -> None:
+    other, outs = tmp_path / "other", (tmp_path / "one", tmp_path / "two")
+    every = [path for path in checkout.rglob("*") if path.is_file()]
+    for path in reversed(every):  # a file system may list files as they came
+        copy = other / path.relative_to(checkout)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+        copy.chmod(path.stat().st_mode & 0o700)  # as umask 077 leaves it
+        os.utime(copy, (10**9, 10**9))
+    for out in outs:
+        out.mkdir()
+    one, two = build(checkout, kind, outs[0]), build(other, kind, outs[1], umask=0o077)
+    assert one.name == two.name
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_licences_of_all_that_is_needed_are_allowed_and_an_unknown_one_is_refused(
+    tmp_path: Path,
+) -> None:
+    done = python(ROOT / ".ci" / "licences.py")
+    assert done.returncode == 0, done.stderr
+    assert {"click", "torch", "pytest"} <= {line.split()[0] for line in done.stdout.splitlines()}
+    for name, said in (("click", "License: MIT AND GPL-3.0-only"), ("tqdm", "Keywords: bar")):
+        facts = tmp_path / f"{name}-9.0.dist-info" / "METADATA"
+        facts.parent.mkdir()
+        facts.write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: 9.0\n{said}\n")
+    done = python(ROOT / ".ci" / "licences.py", env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2
+    first, second = done.stderr.splitlines()
+    assert first.startswith("Error: click 9.0: GPL-3.0-only is not")
+    assert second.startswith("Error: tqdm 9.0: none stated is not")
