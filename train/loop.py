@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from preprocess.errors import InputError
-from preprocess.files import from_fields, locked, write_json
+from preprocess.files import from_fields, locked, remove_unfinished, write_json
 from preprocess.manifest import Manifest, SplitRecord
 from train.augment import AugmentedEpoch, needs_eyes
 from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file, source_of_this_code
@@ -108,6 +108,7 @@ def _fit(
     spec = InputSpec(train.size)
     if processes.is_first:
         stack.enter_context(locked(config.output))
+        remove_unfinished(config.output)
     history: list[EpochRecord] = []
     decides = config.decides() | {"amp": str(amp_dtype(config.amp, device)),
                                   "data": " ".join(each.digest for each in manifests)}  # fmt: skip
