@@ -197,7 +197,7 @@ def _fit(
                 metrics=asdict(evaluation.metrics), epoch=epoch + 1, training=training,
                 data=[asdict(pack) for pack in train.packs],
             )  # fmt: skip
-            plot = time.perf_counter() - plotted > _PLOT_SECONDS or epoch + 1 == config.epochs
+            plot = time.perf_counter() - plotted > _PLOT_SECONDS
             plotted = time.perf_counter() if plot else plotted
             if saving:
                 saving.result()  # raises what went wrong
@@ -211,6 +211,7 @@ def _fit(
         if judge == "val" and not finished.calibration:
             finished = calibrate(finished, judging, config.amp)
             finished.save(model_path)
+        plot_history(history, config.output / HISTORY_PLOT)
         first = np.arange(min(_DRAWN, judging.split.samples), dtype=np.int32)
         drawn, path = finished.build().to(device), config.output / PREDICTIONS_PLOT
         save_close_ups(drawn, judging, first, finished.threshold, path)
