@@ -32,6 +32,7 @@ from preprocess.celebamask import SPLITS
 from preprocess.cli import main
 from preprocess.files import file_sha256, unfinished
 from train.checkpoint import MODEL_FILE, epoch_files
+from train.run_folder import HISTORY_FILE, HISTORY_PLOT, SETTINGS_FILE
 
 SEED = os.environ.get("EYES_SEED", "0")
 ROUNDS = range(int(os.environ.get("EYES_KILLS", "7")) // 7)  # 4 kills of packing, 3 of training
@@ -42,7 +43,7 @@ ENDS = {
     "SIGINT": (130, "Interrupted. What was finished is kept."),
     "worker": (2, "Error: --workers: a worker process was killed. What is finished is kept"),
 }
-VARIES = {MODEL_FILE, "settings.json", "history.jsonl", "training_history.png"}  # paths, seconds
+VARIES = {MODEL_FILE, SETTINGS_FILE, HISTORY_FILE, HISTORY_PLOT}  # paths, seconds
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
@@ -87,6 +88,8 @@ class Program:
         assert content(out) == content(self.whole)
         if self.package == "train":
             assert_same_run(out, self.whole)
+            drawn, told = ((out / name).stat().st_mtime_ns for name in (HISTORY_PLOT, HISTORY_FILE))
+            assert drawn >= told, "the plot lacks epochs"
 
 
 def content(root: Path) -> dict[Path, str]:
@@ -239,7 +242,7 @@ def test_a_disk_that_turns_read_only_is_named(program: Program, tmp_path: Path) 
         watch(run, out)
         said = run.log.read_text()
         assert run.code() == code, said
-        assert "Traceback" not in said
+        assert not re.search(r"Traceback|\.tmp:", said)
         if code:
             assert re.search(rf"Error: {out}/.*: Read-only file system. Check the path", said)
         assert_whole(out)
