@@ -143,8 +143,8 @@ $(DIST)/index.html: $(VENV)/.installed $(PAGE)/node_modules/.package-lock.json $
 test: lint ## the whole suite, or T=tests/test_mask.py
 	$(PY) -m pytest $(T)
 
-faults: $(VENV)/.installed-dev ## damaged files by the thousand (ROUNDS=2000 of each format; SEED)
-	EYES_FUZZ=$(or $(ROUNDS),2000) EYES_SEED=$(or $(SEED),0) EYES_INTERRUPTS=30 $(PY) -m pytest tests/faults
+faults: $(VENV)/.installed-dev ## damaged files by the thousand, kills by the hundred (ROUNDS=2000 of each format; SEED)
+	EYES_FUZZ=$(or $(ROUNDS),2000) EYES_SEED=$(or $(SEED),0) EYES_KILLS=280 $(PY) -m pytest tests/faults
 
 test-page: page $(VENV)/.installed-dev ## the live page in Chromium (Debian: apt-get install chromium)
 	$(PY) -m pytest tests/test_page.py

@@ -52,7 +52,7 @@ def pack(
     max_megapixels: float, tune: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Pack a data set; continues after an interruption, redoes only what changed."""
-    from preprocess.manifest import PackSettings
+    from preprocess.manifest import MANIFEST_FILE, PackSettings
     from preprocess.pack import PackConfig
     from preprocess.pack import pack as run
     from preprocess.runtime import tune_process
@@ -63,8 +63,8 @@ def pack(
     report = run(config)
     from preprocess.show import save_preview, summary
 
-    preview = out / "preview.png"
-    if report.packed or not preview.exists():
+    preview, made = out / "preview.png", (out / MANIFEST_FILE).stat().st_mtime_ns
+    if not preview.exists() or preview.stat().st_mtime_ns < made:  # a kill may leave an older one
         save_preview(out, preview)
     click.echo(summary(out, report))
 

@@ -1,10 +1,12 @@
 """What the tests of several modules do: read packs, build runs, call commands."""
 
 import io
+import json
 import os
 import struct
 import subprocess
 import sys
+import tarfile
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -20,11 +22,14 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from preprocess.files import from_fields
 from preprocess.manifest import Manifest
 from preprocess.mask import Mask, decode_label
-from preprocess.shards import ShardRecord, read_samples, writing
-from train.checkpoint import Checkpoint
+from preprocess.pack import PackedShard
+from preprocess.shards import ShardIndex, ShardRecord, read_samples, writing
+from train.checkpoint import MODEL_FILE, Checkpoint, epoch_files
 from train.config import AugmentConfig, ModelConfig, TrainConfig
+from train.run_folder import read_run
 
 ROOT = Path(__file__).resolve().parents[1]
 Parts = dict[str, bytes]
@@ -179,6 +184,39 @@ def assert_same(one: Path, other: Path) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Compare models, the last checkpoints, and the figures of all epochs."""
+    assert_same(one / MODEL_FILE, other / MODEL_FILE)
+    assert_same(epoch_files(one)[-1], epoch_files(other)[-1])
+    figures = ("epoch", "loss", "val_loss", "val_f1", "lr")
+    histories = ([[getattr(row, name) for name in figures] for row in read_run(output)[1]]
+                 for output in (one, other))  # fmt: skip
+    assert next(histories) == next(histories)
+
+
+def assert_whole(out: Path) -> None:
+    """Assert that each file of a pack or run is what its name says, and records are true."""
+    for path in out.rglob("[!.]*.*"):
+        if path.name.startswith("eyes-") and path.suffix == ".json":
+            shard = from_fields(PackedShard, json.loads(path.read_bytes())).shard
+            assert ShardRecord.of(out, shard.name) == shard
+        elif path.name == "manifest.json":
+            assert all(ShardRecord.of(out, s.name) == s for s in Manifest.load(out).shards)
+        elif path.suffix == ".tar":
+            assert path.read_bytes().endswith(bytes(1024)), path
+            with tarfile.open(path) as tar:
+                assert tar.getmembers()
+        elif path.suffix == ".idx":
+            assert ShardIndex.read(path.with_suffix(".tar")).entry(0)
+        elif path.suffix == ".pth":
+            assert Checkpoint.load(path).epoch
+        elif path.suffix == ".png":
+            Image.open(path).load()
+        else:
+            text = path.read_text()
+            assert all(map(json.loads, text.splitlines() if path.suffix == ".jsonl" else [text]))
 
 
 def iou(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:

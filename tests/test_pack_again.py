@@ -1,9 +1,6 @@
-"""Packing again: after a kill, a change, other settings, damage."""
+"""Packing again: after a change, other settings, damage."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -46,81 +43,6 @@ def blank(path: Path) -> bytes:
 def put(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     os.utime(path, (1e9, 1e9))
-
-
-SLOWLY = """
-import time
-import preprocess.pack as packing
-from preprocess.cli import main
-real = packing.pack_sample
-packing.pack_sample = lambda *args: time.sleep(0.03) or real(*args)
-main()
-"""
-
-
-def killed_after(shards: int, source: Path, out: Path) -> None:
-    """Pack slowly in another process and end it by SIGKILL in the middle of a shard."""
-    words = f"--data {source} --out {out} --size 32 --samples-per-shard 4 --workers 1".split()
-    with subprocess.Popen([sys.executable, "-c", SLOWLY, *words]) as process:
-        until = time.monotonic() + 30
-        while len(list(out.rglob("eyes-*.json"))) < shards:
-            assert time.monotonic() < until, "packed nothing in 30 seconds"
-            time.sleep(0.005)
-        while not list(out.rglob(".*.tmp")):
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_killed_run_continues_without_repacking(small: Path, tmp_path: Path) -> None:
-    settings, out = PackSettings(size=32, samples_per_shard=4), tmp_path / "out"
-    killed_after(3, small, out)
-    assert not (out / "manifest.json").exists()
-    assert list(out.rglob(".*.tmp"))
-    finished = {path.with_suffix(".tar") for path in out.rglob("eyes-*.json")}
-    times = stamps(out)
-    assert 3 <= len(finished) <= 5
-    report = run(small, out, settings)
-    assert report.packed == 40 - 4 * len(finished)
-    assert all(stamps(out)[path] == times[path] for path in finished)
-    run(small, tmp_path / "clean", settings)
-    assert files(out) == files(tmp_path / "clean")
-
-
-WAITS = """
-import os, time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from preprocess.runtime import _start_worker
-if __name__ == "__main__":
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_start_worker) as pool:
-        print(pool.submit(os.getpid).result(), flush=True)
-        time.sleep(60)
-"""
-
-
-def running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
-    (tmp_path / "waits.py").write_text(WAITS)
-    command, here = [sys.executable, str(tmp_path / "waits.py")], str(Path(__file__).parents[1])
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": here}
-    ) as parent:
-        assert parent.stdout is not None
-        worker = int(parent.stdout.readline())
-        assert running(worker)
-        parent.kill()
-        until = time.monotonic() + 20
-        while running(worker) and time.monotonic() < until:
-            time.sleep(0.02)
-        assert not running(worker)
 
 
 def test_a_second_run_packs_nothing_and_touches_nothing(source: Path, tmp_path: Path) -> None:

@@ -1,13 +1,10 @@
 """A run's folder: it goes on bit for bit after any end, and nothing in it is lost."""
 
-import pickle
-import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from common import assert_same, python
+from common import assert_same, assert_same_run
 from PIL import Image
 
 from preprocess.errors import InputError
@@ -23,16 +20,6 @@ from train.run_folder import SETTINGS_FILE, read_run
 pytestmark = pytest.mark.usefixtures("no_plots")
 
 
-def assert_same_run(one: Path, other: Path) -> None:
-    """Compare models, the last checkpoints, and the figures of all epochs."""
-    assert_same(one / MODEL_FILE, other / MODEL_FILE)
-    assert_same(epoch_files(one)[-1], epoch_files(other)[-1])
-    figures = ("epoch", "loss", "val_loss", "val_f1", "lr")
-    histories = ([[getattr(row, name) for name in figures] for row in read_run(output)[1]]
-                 for output in (one, other))  # fmt: skip
-    assert next(histories) == next(histories)
-
-
 @pytest.mark.parametrize(("loader", "cache"), [("dali", "off"), ("portable", "auto")])
 def test_a_resumed_run_ends_with_the_same_weights_whatever_decodes(
     whole: TrainConfig, copy: TrainConfig, loader: str, cache: str
@@ -42,37 +29,6 @@ def test_a_resumed_run_ends_with_the_same_weights_whatever_decodes(
     epoch_file(copy.output, 4).unlink()  # as if the run had ended after three epochs
     fit(replace(copy, loader=loader, cache=cache), resume=True)
     assert_same_run(copy.output, whole.output)
-
-
-KILLED = """
-import os, pickle, signal, sys
-import torch
-from train.loop import fit
-real, left = torch.save, int(sys.argv[1])
-def save(content, file):
-    global left
-    left -= 1
-    if not left:
-        file.write(b"half of it")
-        file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(content, file)
-torch.save = save
-fit(pickle.load(sys.stdin.buffer))
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-@pytest.mark.parametrize("number", [1, 2, 5])
-def test_a_run_killed_in_a_file_goes_on(whole: TrainConfig, tmp_path: Path, number: int) -> None:
-    """The first file is a model, the second the checkpoint of its epoch."""
-    config = replace(whole, output=tmp_path)
-    done = python("-c", KILLED, number, input=pickle.dumps(config), text=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert list(tmp_path.glob(".*.tmp"))
-    assert not epoch_file(tmp_path, 4).exists()
-    fit(config, resume=True)
-    assert_same_run(tmp_path, whole.output)
 
 
 def test_a_model_of_another_epoch_is_written_again(whole: TrainConfig, copy: TrainConfig) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from preprocess.errors import InputError
-from preprocess.files import from_fields, locked, write_json
+from preprocess.files import from_fields, locked, remove_unfinished, write_json
 from preprocess.manifest import Manifest, SplitRecord
 from train.augment import AugmentedEpoch, needs_eyes
 from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file, source_of_this_code
@@ -108,6 +108,7 @@ def _fit(
     spec = InputSpec(train.size)
     if processes.is_first:
         stack.enter_context(locked(config.output))
+        remove_unfinished(config.output)
     history: list[EpochRecord] = []
     decides = config.decides() | {"amp": str(amp_dtype(config.amp, device)),
                                   "data": " ".join(each.digest for each in manifests)}  # fmt: skip
@@ -196,7 +197,7 @@ def _fit(
                 metrics=asdict(evaluation.metrics), epoch=epoch + 1, training=training,
                 data=[asdict(pack) for pack in train.packs],
             )  # fmt: skip
-            plot = time.perf_counter() - plotted > _PLOT_SECONDS or epoch + 1 == config.epochs
+            plot = time.perf_counter() - plotted > _PLOT_SECONDS
             plotted = time.perf_counter() if plot else plotted
             if saving:
                 saving.result()  # raises what went wrong
@@ -210,6 +211,7 @@ def _fit(
         if judge == "val" and not finished.calibration:
             finished = calibrate(finished, judging, config.amp)
             finished.save(model_path)
+        plot_history(history, config.output / HISTORY_PLOT)
         first = np.arange(min(_DRAWN, judging.split.samples), dtype=np.int32)
         drawn, path = finished.build().to(device), config.output / PREDICTIONS_PLOT
         save_close_ups(drawn, judging, first, finished.threshold, path)

@@ -1,13 +1,10 @@
-"""Packing on a bad day: full disks, two runs in one folder, kills, damaged records."""
+"""Packing on a bad day: full disks, two runs in one folder, damaged records."""
 
 import errno
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -123,41 +120,6 @@ def test_a_lock_dies_with_its_owner_and_what_it_left_goes(source: Path, tmp_path
         path.write_bytes(b"half")
     assert run(source, out).packed == 0
     assert not any(path.exists() for path in left)
-
-
-INTERRUPTED = """
-import sys
-from preprocess.cli import main
-if __name__ == "__main__":
-    print("begins", flush=True)
-    main(sys.argv[1:])
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
-def test_an_interrupt_at_any_time_is_one_line(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "packs.py").write_text(INTERRUPTED)
-    words = ["--data", source, "--size", 32, "--samples-per-shard", 4, "--workers", 2, "--out"]
-    chance = random.Random(0)
-    rounds = int(os.environ.get("EYES_INTERRUPTS", "4"))
-    for number in range(rounds):
-        command = [sys.executable, tmp_path / "packs.py", *words, tmp_path / str(number)]
-        with subprocess.Popen(
-            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
-        ) as process:  # fmt: skip
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(chance.uniform(0.6, 3))  # what is imported before is Python's own to end
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers get it, too
-            _, stderr = process.communicate(timeout=60)
-        # On a slow machine it may still be importing, and then Python itself ends by the signal.
-        assert process.returncode in {0, 130, -signal.SIGINT}, stderr
-        assert "Traceback" not in stderr
-        if process.returncode == 130:
-            assert "Interrupted. What was finished is kept." in stderr
-        assert not list((tmp_path / str(number)).rglob(".*.tmp"))
 
 
 def test_a_photograph_beyond_the_limit_is_left_out_until_it_is_raised(
