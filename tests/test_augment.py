@@ -87,8 +87,7 @@ EFFECTS = {
     "aspect": Effect(1, 0.5), "rotation": Effect(1, 30), "translation": Effect(1, 0.2),
     "hide": Effect(1, 0.6), "light": Effect(1, 0.4), "colour": Effect(1, 0.5),
     "grey": Effect(1, 1), "blur": Effect(1, 3), "noise": Effect(1, 20), "jpeg": Effect(1, 80),
-    "downscale": Effect(1, 7), "lids": Effect(1, 1), "glasses": Effect(1, 0.8),
-    "shade": Effect(1, 0.9),
+    "lids": Effect(1, 1), "glasses": Effect(1, 0.8), "shade": Effect(1, 0.9),
 }  # fmt: skip
 
 
@@ -185,34 +184,6 @@ def test_blur_is_a_gaussian_of_the_drawn_width() -> None:
         inner = np.s_[16:48, 16:48]  # at the border the bell is cut off and made whole again
         difference = np.abs(images[row].permute(1, 2, 0).numpy() - expected)[inner]
         assert difference.max() < 0.5, sigma
-
-
-def test_downscale_shrinks_by_area_and_enlarges_linearly() -> None:
-    images, masks = picture(3)
-    images[2] = 2 * torch.arange(SIZE)[:, None] + torch.arange(SIZE)[:, None, None]
-    drawn = numbers(only(downscale=Effect(1, 7)), 3)
-    drawn = replace(drawn, shrink=np.array([1.0, 4.0, 7.0]))
-    found = augment(images, masks, drawn, WHOLE)[0].permute(0, 2, 3, 1).numpy()
-    before = images.numpy().astype(np.float32)
-    np.testing.assert_allclose(found[0], before[0], atol=1e-3)
-    small = cv2.resize(before[1], (16, 16), interpolation=cv2.INTER_AREA)
-    expected = cv2.resize(small, WHOLE, interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(found[1], expected, atol=1e-2)
-    # A ramp stays what it is, by a scale that leaves a rest too: nothing moves.
-    inner = np.s_[8:52, 8:52]
-    np.testing.assert_allclose(found[2][inner], before[2][inner], atol=1e-2)
-
-
-def test_noise_under_downscale_is_as_coarse_as_the_small_picture() -> None:
-    plain_noise = only(noise=Effect(1, 20))
-    fine = shown(plain_noise, 8)[0] - shown(OFF, 8)[0]
-    both = replace(plain_noise, downscale=Effect(1, 7))
-    coarse = shown(both, 8)[0] - shown(replace(both, noise=Effect(0, 0)), 8)[0]
-
-    def roughness(noise: Tensor) -> float:
-        return float((noise[..., 1:] - noise[..., :-1]).std() / noise.std())
-
-    assert roughness(coarse) < 0.6 * roughness(fine)
 
 
 def test_noise_is_normal_of_the_drawn_width_and_repeats() -> None:

@@ -19,7 +19,7 @@ from train.config import AugmentConfig, TrainConfig
 from train.data import Batch
 from train.device import send
 from train.draw import MIDDLE, Draw, draw
-from train.scene import Sent, close_lids, draw_lashes, take_light, wear_glasses
+from train.scene import Sent, close_lids, take_light, wear_glasses
 from train.split import Split
 
 # RGB to YCbCr and back (JFIF 1.02), chroma about 0.
@@ -60,9 +60,8 @@ def augment(
     """
     sent = _sent(numbers, images.device)
     grid = _grid(sent["matrix"], shape)
-    lashes = None
     if len(sent["closing"]):
-        masks, lashes = close_lids(grid, masks, sent)
+        close_lids(grid, masks, sent)
     flow = (grid * (2 / images.shape[1]) - 1).movedim(1, -1)
     pictures, eyes = (
         nnf.grid_sample(planes.float(), flow, padding_mode="border", align_corners=False)
@@ -75,7 +74,6 @@ def augment(
             some = pictures.index_select(0, rows)
             pictures.index_copy_(0, rows, effect(some, rows, sent, *more))
 
-    change(draw_lashes, "closing", lashes)
     change(wear_glasses, "wearing", grid)
     if len(sent["hidden"]):
         _hide(pictures, eyes, grid, sent)
@@ -84,8 +82,7 @@ def augment(
     if len(sent["shaded"]):
         grain = _grain(sent["grain"].index_select(0, sent["shaded"]), pictures[0].numel())
         change(take_light, "shaded", grid, grain, images.shape[1])
-    for effect, flag in ((_blur, "blurred"), (_shrink, "small"), (_add_noise, "noisy"),
-                         (_compress, "compressed"), (_enlarge, "small")):  # fmt: skip
+    for effect, flag in ((_blur, "blurred"), (_add_noise, "noisy"), (_compress, "compressed")):
         change(effect, flag)
     pictures = pictures.clamp(0, 255).contiguous(memory_format=torch.channels_last)
     return pictures, (eyes >= 128).float()
@@ -143,52 +140,18 @@ def _hide(pictures: Tensor, eyes: Tensor, grid: Tensor, sent: Sent) -> None:
     eyes.index_copy_(0, rows, eyes.index_select(0, rows) * (1 - share))
 
 
-def _resample(pictures: Tensor, weights: Callable[[Tensor], Tensor]) -> Tensor:
-    """Mix rows, and then columns, as two matrix products.
-
-    `weights` takes the numbers of a side's pixels and returns what each pixel of the result (rows)
-    takes of each pixel (columns), N x side x side. It is scaled to a sum of 1.
-    """
-
-    def whole(side: int) -> Tensor:
-        shares = weights(torch.arange(side, device=pictures.device))
-        return (shares / shares.sum(dim=2, keepdim=True)).unsqueeze(1)
-
-    down, across = map(whole, pictures.shape[2:])
-    mixed: Tensor = down @ pictures @ across.transpose(2, 3)
-    return mixed
-
-
 def _blur(pictures: Tensor, rows: Tensor, sent: Sent) -> Tensor:
-    """Convolve with a Gaussian; at the border it is cut off."""
+    """Convolve with a Gaussian, as two matrix products; at the border it is cut off."""
     sigma = sent["sigma"].index_select(0, rows)
 
-    def weights(at: Tensor) -> Tensor:
-        return torch.exp(-(at**2) / (2 * sigma**2))[:, (at[:, None] - at).abs()]
+    def weights(side: int) -> Tensor:
+        at = torch.arange(side, device=pictures.device)
+        bell = torch.exp(-(at**2) / (2 * sigma**2))[:, (at[:, None] - at).abs()]
+        return (bell / bell.sum(dim=2, keepdim=True)).unsqueeze(1)
 
-    return _resample(pictures, weights)
-
-
-def _shrink(pictures: Tensor, rows: Tensor, sent: Sent) -> Tensor:
-    """Shrink by area, into the upper left corner; the rest repeats its border."""
-    times = sent["shrink"].index_select(0, rows)[:, :, None]
-
-    def weights(at: Tensor) -> Tensor:
-        last = (len(at) / times).ceil() - 1
-        first = torch.minimum(at[:, None], last) * times
-        return (torch.minimum(first + times, at + 1) - torch.maximum(first, at)).clamp(min=0)
-
-    return _resample(pictures, weights)
-
-
-def _enlarge(pictures: Tensor, rows: Tensor, sent: Sent) -> Tensor:
-    """Bring what `_shrink` made back to the whole, between its pixels linearly."""
-    times = sent["shrink"].index_select(0, rows)[:, :, None]
-
-    def weights(at: Tensor) -> Tensor:
-        return (1 - ((at[:, None] + 0.5) / times - 0.5 - at).abs()).clamp(min=0)
-
-    return _resample(pictures, weights)
+    down, across = weights(pictures.shape[2]), weights(pictures.shape[3])
+    blurred: Tensor = down @ pictures @ across.transpose(2, 3)
+    return blurred
 
 
 def _add_noise(pictures: Tensor, rows: Tensor, sent: Sent) -> Tensor:

@@ -19,7 +19,7 @@ _CROP_MULTIPLE = 16  # JPEG's blocks of 8 x 8, with chroma at half the size
 _EARLY = 0.75  # of a crop's sides, while crops have not grown yet: half the pixels
 # The largest strength of an effect, if it is not 1.
 _STRONGEST = {"larger": 9.0, "aspect": 4.0, "smaller": 0.9, "rotation": 180.0, "blur": 16.0,
-              "downscale": 15.0, "noise": 255.0, "jpeg": 99.0}  # fmt: skip
+              "noise": 255.0, "jpeg": 99.0}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class AugmentConfig:
     # is to cover both, and by the distance of the eyes if it comes from beside). What it hides is
     # no eye any more.
     hide: Effect = Effect(0.5, 0.3)
-    # These and `downscale` serve long runs: 16 epochs of drawn faces lose 0.015 of F1 by them.
+    # The next three serve long runs: 16 epochs of drawn faces lose 0.015 of F1 by them.
     # Let the upper lids come down, over up to this share of the opening, mostly altogether.
     lids: Effect = Effect(0.0, 1.0)
     glasses: Effect = Effect(0.0, 0.8)  # lenses that keep up to this share of the light away
@@ -101,9 +101,6 @@ class AugmentConfig:
     colour: Effect = Effect(0.4, 0.3)  # saturation, in 1 +- strength; hue, +- 60 degrees x strength
     grey: Effect = Effect(0.05, 1.0)
     blur: Effect = Effect(0.2, 3.5)  # standard deviation of a Gaussian, up to so many pixels
-    # Shrink to a scale of down to 1 / (1 + strength), and enlarge again after noise and JPEG: a
-    # face far off.
-    downscale: Effect = Effect(0.0, 7.0)
     noise: Effect = Effect(0.1, 12.0)  # standard deviation, up to so many levels of 255
     jpeg: Effect = Effect(0.15, 70.0)  # at a quality between 100 - strength and 90
 
@@ -249,8 +246,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # same pixels, so a step costs nearly the same; blur and noise are as strong to the eye.
     "closer": {
         "epochs": 48, "lr": 3e-3, "augment": AugmentConfig().with_changes(
-            ("crop=0.3333x0.5", "blur=0.25:5", "noise=0.15:14", "lids=0.2:1",
-             "glasses=0.12:0.8", "shade=0.12:0.97", "downscale=0.2:7")),
+            ("crop=0.3333x0.5", "blur=0.25:5", "noise=0.15:14", "lids=0.12:1",
+             "glasses=0.12:0.8", "shade=0.12:0.97")),
     },
     # Fewest seconds to nearly the recipe's val F1: nothing is hidden, no stretching, less shrinking
     # and blur, because val shows none of them.

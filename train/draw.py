@@ -43,8 +43,6 @@ class Draw:
     colour: Floats  # N x 3 x 4: what multiplies R, G and B and, last, what is added, in levels
     blurred: Flags
     sigma: Floats  # N: standard deviation in pixels
-    small: Flags
-    shrink: Floats  # N: how many pixels become one, along each side
     noisy: Flags
     noise: Floats  # N: standard deviation in levels
     grain: npt.NDArray[np.int64]  # N: which noise
@@ -112,10 +110,8 @@ def draw(
     box, scene = np.concatenate([first, last], axis=1), draw_scene(rng, config, eyes)
     textured = (rng.random(count) < _TEXTURED).astype(np.float64)
     grain = rng.integers(1 << 30, size=count)
-    small = happens(config.downscale)
-    shrink = np.exp(rng.uniform(0, np.log1p(config.downscale.strength), count))
-    return Draw(matrix, hidden, box, np.rint(cover), textured, colour, blurred, sigma, small,
-                shrink, noisy, noise, grain, compressed, quality, scene)  # fmt: skip
+    return Draw(matrix, hidden, box, np.rint(cover), textured, colour, blurred, sigma, noisy, noise,
+                grain, compressed, quality, scene)  # fmt: skip
 
 
 def _crop_places(

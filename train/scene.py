@@ -22,10 +22,8 @@ Sent = dict[str, Tensor]  # a draw on the batch's device; of flags, the rows tha
 
 # Of pictures whose lids close: one eye alone; shut altogether (the others stay a fifth open).
 _ONE_EYE, _SHUT = 0.15, 0.6
-_DARK = 0.8  # of them: those with lashes that show
 _LID = 0.16  # of the distance between the eyes: the skin above an eye that becomes its lid
-_SLIVER = 0.3  # of that: how far a shut lid comes down too far, so that nothing of the eye is seen
-_LASHES = (0.01, 0.05)  # their thickness, in distances between the eyes
+_SLIVER = 1.5  # pixels that a shut lid comes down too far, so that nothing of the eye is left
 _MIRROR, _GLARE = 0.6, 245.0  # contrast of what lenses mirror; level of light on them
 _GAMMA = 2.2
 _PHOTONS = 4096  # that the brightest pixel of a well lit picture counts
@@ -39,9 +37,7 @@ class Scene:
     """
 
     closing: Flags
-    # N x 6: shares by which left and right eye close, x between them, skin above; thickness and
-    # darkness of the lashes along the lid's edge.
-    lids: Floats
+    lids: Floats  # N x 4: shares by which left and right eye close, x between them, skin above
     wearing: Flags
     # N x 8: x and y between the lenses, cosine and sine of the line through them, half their width
     # and height, half the distance of their centres (in half widths), exponent of the superellipse:
@@ -84,10 +80,7 @@ def draw_scene(
     shares = np.repeat(share, 2, axis=1)
     open_ = often(_ONE_EYE)[:, 0]
     shares[open_, rng.integers(2, size=count)[open_]] = 0
-    (own,) = rng.spawn(1)  # so that the other numbers stay what they were before lashes
-    thick = apart * own.uniform(*_LASHES, count)
-    lashes = own.uniform(0, 0.8, count) * (own.random(count) < _DARK)
-    lids = np.column_stack([shares, eyes[:, :, 0].mean(axis=1), _LID * apart, thick, lashes])
+    lids = np.column_stack([shares, eyes[:, :, 0].mean(axis=1), _LID * apart])
 
     wearing = happens(config.glasses) & two
     half = apart[:, None] * np.concatenate([uniform(0.34, 0.47), uniform(0.2, 0.42)], axis=1)
@@ -117,7 +110,7 @@ def draw_scene(
     )  # fmt: skip
 
 
-def close_lids(grid: Tensor, masks: Tensor, sent: Sent) -> tuple[Tensor, Tensor]:
+def close_lids(grid: Tensor, masks: Tensor, sent: Sent) -> None:
     """Let the upper lids come down: the skin above an eye is stretched over it.
 
     Parameters
@@ -129,39 +122,23 @@ def close_lids(grid: Tensor, masks: Tensor, sent: Sent) -> tuple[Tensor, Tensor]
         N x H x W uint8, 255 where an eye is.
     sent
         The draw.
-
-    Returns
-    -------
-    masks, lashes
-        The masks without eyes that are shut; and how dark lashes make the pixels of the pictures
-        that have them, n x 1 x h x w, 0..1: the dark line of a shut eye is no eye.
     """
     rows = sent["closing"]
-    lids = sent["lids"].index_select(0, rows)[:, :, None]
-    left, right, middle, skin, thick, dark = lids.unbind(dim=1)
+    left, right, middle, skin = sent["lids"].index_select(0, rows)[:, :, None].unbind(dim=1)
     eye = masks.index_select(0, rows) >= 128
     height, width = eye.shape[1:]
     top, bottom = eye.byte().argmax(dim=1), height - eye.flip(1).byte().argmax(dim=1)
     columns = torch.arange(width, device=grid.device) + 0.5
     share = torch.where(columns < middle, left, right)
-    fall = (share * (bottom - top) + _SLIVER * skin * (share == 1)) * eye.any(dim=1)
+    fall = (share * (bottom - top) + _SLIVER * (share == 1)) * eye.any(dim=1)
     x, y = grid.index_select(0, rows).unbind(dim=1)
     at = x.floor().long().clamp(0, width - 1).flatten(1)
     fall, edge = (of.gather(1, at).view_as(x) for of in (fall, top.float()))
     skin = skin[:, :, None]
-    near = 1 - (y - edge - fall).abs() / thick[:, :, None]
-    lashes = dark[:, :, None] * near.clamp(min=0) * (fall > 0)
     along = (y - edge + skin) / (skin + fall)
     lid = (along > 0) & (along < 1) & (fall > 0)
     y = torch.where(lid, edge - skin + along * skin, y)
     grid.index_copy_(0, rows, torch.stack([x, y], dim=1))
-    left_over = masks.index_select(0, rows) * (share < 1).unsqueeze(1)
-    return masks.index_copy(0, rows, left_over), lashes.unsqueeze(1)
-
-
-def draw_lashes(pictures: Tensor, _rows: Tensor, _sent: Sent, lashes: Tensor) -> Tensor:
-    """Darken pictures along the edges of their lids, by what `close_lids` returned."""
-    return pictures * (1 - lashes)
 
 
 def wear_glasses(pictures: Tensor, rows: Tensor, sent: Sent, grid: Tensor) -> Tensor:
