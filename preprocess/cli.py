@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def main() -> None:
 @click.option("--seed", type=int, help="Decides the order in the shards.  [default: 0]")
 @click.option("--split", type=_SPLIT, help="Put all into one split, whatever the official rule.")
 @_WORKERS
+@click.option("--slice", "part", metavar="N/COUNT", help="Pack a part; a run without ends them.")
 @click.option("--update", is_flag=True, help="Replace a pack of other photographs or settings.")
 @click.option("--overwrite", is_flag=True, help="Also redo what is damaged or was dropped.")
 @click.option(
@@ -48,18 +50,22 @@ def main() -> None:
 @click.option("--tune/--no-tune", default=True, help="Keep freed memory.")
 @reports_errors
 def pack(
-    source: Path, out: Path, split: str | None, workers: int | None, update: bool, overwrite: bool,
-    max_megapixels: float, tune: bool, **given: Any,
+    source: Path, out: Path, split: str | None, workers: int | None, part: str | None,
+    update: bool, overwrite: bool, max_megapixels: float, tune: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Pack a data set; continues after an interruption, redoes only what changed."""
     from preprocess.manifest import MANIFEST_FILE, PackSettings
-    from preprocess.pack import PackConfig
+    from preprocess.pack import PackConfig, pack_slice
     from preprocess.pack import pack as run
     from preprocess.runtime import tune_process
 
     settings = PackSettings(**{name: value for name, value in given.items() if value is not None})
     click.echo(tune_process(tune), err=True)
     config = PackConfig(source, out, settings, split, workers, overwrite, update, max_megapixels)
+    if part is not None:
+        done = pack_slice(config, *_number_and_count(part))
+        click.echo(f"{out}: slice {part} is done, {done.shards} shards ({done.packed} samples now)")
+        return
     report = run(config)
     from preprocess.show import save_preview, summary
 
@@ -67,6 +73,15 @@ def pack(
     if not preview.exists() or preview.stat().st_mtime_ns < made:  # a kill may leave an older one
         save_preview(out, preview)
     click.echo(summary(out, report))
+
+
+def _number_and_count(part: str) -> tuple[int, int]:
+    from preprocess.errors import InputError
+
+    numbers = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", part)
+    if numbers is None:
+        raise InputError("--slice", f"is {part!r}", "Expected 1/N to N/N, for example 3/16")
+    return int(numbers[1]), int(numbers[2])
 
 
 @main.command()

@@ -67,10 +67,11 @@ def remove_unfinished(*folders: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, name: str = ".lock", *, shared: bool = False) -> Iterator[None]:
     """Keep other processes that ask from writing into a folder, which is made if it is missing.
 
-    The system takes the lock back when its owner ends, however it ends; the empty file stays.
+    Several may hold a lock that is `shared`; then no one may hold it alone. The system takes the
+    lock back when its owner ends, however it ends; the empty file stays.
 
     Raises
     ------
@@ -78,12 +79,13 @@ def locked(folder: Path) -> Iterator[None]:
         If another process holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
+    with (folder / name).open("a+") as file:  # NFS shares a lock only of a file open for reading
         try:
-            if sys.platform == "win32":
+            if sys.platform != "win32":
+                kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            elif not shared:  # Windows has no shared lock here
                 msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in {errno.EAGAIN, errno.EACCES}:
                 remedy = "Wait until it ends, or give another folder"

@@ -3,6 +3,8 @@
 A worker packs a whole shard: it writes tar and index, then a record of what is in them. A later
 run takes a shard as done if its record has the digest of the plan. So the bytes do not depend on
 the number of workers, and a run that was killed loses the shards that it was packing, no others.
+Slices of a plan may be packed at the same time, on several machines that share the folder; the run
+of the whole plan that ends them finds their shards, and writes the manifest.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +22,7 @@ from tqdm import tqdm
 
 from preprocess.celebamask import SPLITS, Dropped, Plan, read_plan
 from preprocess.encode import pack_sample
-from preprocess.errors import DecodeError, InputError
+from preprocess.errors import DecodeError, InputError, require
 from preprocess.files import (
     MAX_MEGAPIXELS,
     atomic_file,
@@ -27,6 +30,7 @@ from preprocess.files import (
     from_fields,
     locked,
     remove_unfinished,
+    unfinished,
 )
 from preprocess.manifest import MANIFEST_FILE, EyeCount, Manifest, PackSettings, SplitRecord
 from preprocess.plan import PlannedShard, plan_shards
@@ -58,6 +62,14 @@ class PackReport:
 
 
 @dataclass(frozen=True)
+class SliceReport:
+    """What a run of `pack_slice` did."""
+
+    shards: int  # of the slice; all of them are packed now
+    packed: int  # samples packed by this run
+
+
+@dataclass(frozen=True)
 class PackedShard:
     """The record of a shard: what the manifest will say of it, and the digest of its plan."""
 
@@ -69,37 +81,86 @@ class PackedShard:
 
 
 def pack(config: PackConfig) -> PackReport:
-    """Pack every sample of the source; continue where an earlier run stopped.
+    """Pack every sample of the source; continue where an earlier run, or slices, stopped.
 
     An `InputError` if the source cannot be read, or `out` holds another pack and `update` is off.
     """
     started = time.perf_counter()
+    plan, shards = _plan(config)
+    with locked(config.out):
+        remove_unfinished(config.out, *(config.out / split for split in SPLITS))
+        for lock in config.out.glob(_slice_lock("*", "*")):  # whoever held one would share ours
+            lock.unlink()
+        records, packed = _pack_missing(config, shards, shards)
+        manifest = _manifest(config, plan, _fingerprint(shards), records)
+        if not _is_saved(config.out, manifest):
+            _remove_strays(config.out, manifest)
+            manifest.save(config.out)
+    return PackReport(manifest, packed, time.perf_counter() - started)
+
+
+def pack_slice(config: PackConfig, number: int, count: int) -> SliceReport:
+    """Pack slice `number`, 1 to `count`, of the plan: every `count`-th shard. Write no manifest.
+
+    Slices may run at the same time, also on several machines that share `out`; `pack` ends them.
+    An `InputError` as of `pack`, or if `out` is in use by a whole run, by the same slice, or by a
+    slice of another count.
+    """
+    require(1 <= number <= count, "--slice", f"is {number}/{count}", "1/N to N/N, for example 3/16")
+    _, shards = _plan(config)
+    mine = shards[number - 1 :: count]
+    names = {shard.name for shard in mine}
+    with _slice_locked(config.out, number, count):
+        for split in SPLITS:
+            for path, name, _ in unfinished(config.out / split):
+                if f"{split}/{Path(name).stem}.tar" in names:
+                    path.unlink(missing_ok=True)
+        _, packed = _pack_missing(config, shards, mine)
+    return SliceReport(len(mine), packed)
+
+
+def _plan(config: PackConfig) -> tuple[Plan, list[PlannedShard]]:
     plan = read_plan(config.source, config.split)
     shards = plan_shards(plan, config.settings)
     if config.out.exists() and not config.out.is_dir():
         raise InputError(config.out, "is a file", "Give a folder as --out")
-    with locked(config.out):
-        remove_unfinished(config.out, *(config.out / split for split in SPLITS))
-        manifest, packed = _pack_plan(config, plan, shards)
-    return PackReport(manifest, packed, time.perf_counter() - started)
+    return plan, shards
 
 
-def _pack_plan(config: PackConfig, plan: Plan, shards: list[PlannedShard]) -> tuple[Manifest, int]:
-    """Pack what is missing; return the manifest and how many samples were packed."""
-    fingerprint = hashlib.sha256("".join(shard.digest for shard in shards).encode()).hexdigest()
-    _check_target(config, fingerprint)
-    found = ((shard, _finished(config, shard)) for shard in shards)
+def _slice_lock(number: object, count: object) -> str:
+    return f".lock.{number}-of-{count}"
+
+
+@contextmanager
+def _slice_locked(out: Path, number: int, count: int) -> Iterator[None]:
+    """Keep out a whole run, the same slice, and slices of another count: those share shards."""
+    own = _slice_lock(number, count)
+    with locked(out, shared=True), locked(out, own):
+        for other in out.glob(_slice_lock("*", "*")):
+            if not other.match(_slice_lock("*", count)):
+                with locked(out, other.name, shared=True):
+                    pass
+        yield
+
+
+def _fingerprint(shards: list[PlannedShard]) -> str:
+    return hashlib.sha256("".join(shard.digest for shard in shards).encode()).hexdigest()
+
+
+def _pack_missing(
+    config: PackConfig, shards: list[PlannedShard], mine: list[PlannedShard]
+) -> tuple[list[PackedShard], int]:
+    """Pack what is missing of some shards of a plan; return their records, and samples packed."""
+    _check_target(config, _fingerprint(shards))
+    found = ((shard, _finished(config, shard)) for shard in mine)
     records = {shard.name: record for shard, record in found if record}
-    missing = [shard for shard in shards if shard.name not in records]
+    missing = [shard for shard in mine if shard.name not in records]
     if missing:
         (config.out / MANIFEST_FILE).unlink(missing_ok=True)
     for record in _pack_shards(config, missing):
         records[record.shard.name] = record
-    manifest = _manifest(config, plan, fingerprint, [records[shard.name] for shard in shards])
-    if missing or not _is_saved(config.out, manifest):
-        _remove_strays(config.out, manifest)
-        manifest.save(config.out)
-    return manifest, sum(records[shard.name].shard.samples for shard in missing)
+    packed = sum(records[shard.name].shard.samples for shard in missing)
+    return [records[shard.name] for shard in mine], packed
 
 
 def _check_target(config: PackConfig, fingerprint: str) -> None:
