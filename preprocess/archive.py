@@ -12,7 +12,7 @@ from typing import IO
 
 from zlib_ng import zlib_ng
 
-from preprocess.errors import DecodeError, InputError
+from preprocess.errors import DecodeError, InputError, UnreadError
 from preprocess.inflate import inflate
 
 _LOCAL_HEADER = struct.Struct("<4s22x2H")  # signature, length of name and of extra field
@@ -48,7 +48,7 @@ class Member:
             return (source / self.name).read_bytes()
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
-            raise DecodeError(source / self.name, problem, "Check the file") from None
+            raise UnreadError(source / self.name, problem, "Check the file") from None
 
     def _read_zip(self, archive: Path) -> bytes:
         # Not by `zipfile`: each worker would spend 6 s and 285 MB on the official zip's list.
@@ -72,7 +72,10 @@ class Member:
                     raise ValueError
                 if zlib_ng.crc32(data) != self.crc:
                     raise ValueError
-            except (ValueError, struct.error, OSError):
+            except OSError as error:
+                problem = f"cannot be read ({error.strerror})"
+                raise UnreadError(where, problem, "Check the zip") from None
+            except (ValueError, struct.error):
                 raise DecodeError(where, "is damaged in the zip", "Download it again") from None
         return data
 

@@ -23,6 +23,10 @@ class DecodeError(InputError):
     """An image file that no decoder can read."""
 
 
+class UnreadError(DecodeError):
+    """A file that the disk or the network did not hand over: another try may read it."""
+
+
 def require(true: bool, where: str, problem: str, expected: str) -> None:
     """Raise an `InputError` unless a condition holds."""
     if not true:

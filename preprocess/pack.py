@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from preprocess.celebamask import SPLITS, Dropped, Plan, read_plan
 from preprocess.encode import pack_sample
-from preprocess.errors import DecodeError, InputError, require
+from preprocess.errors import DecodeError, InputError, UnreadError, require
 from preprocess.files import (
     MAX_MEGAPIXELS,
     atomic_file,
@@ -78,6 +78,7 @@ class PackedShard:
     eyes: EyeCount
     dropped: tuple[Dropped, ...]
     empty_masks: tuple[str, ...]
+    unread: int = 0  # how many of `dropped` another run should try again
 
 
 def pack(config: PackConfig) -> PackReport:
@@ -180,6 +181,8 @@ def _finished(config: PackConfig, planned: PlannedShard) -> PackedShard | None:
         here, there = len(known.dropped) + known.shard.samples, len(planned.samples)
         if (known.digest, known.shard.name, here) != (planned.digest, planned.name, there):
             return None
+        if known.unread:
+            return None
         stat, index = path.stat(), file_sha256(index_path(path))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
@@ -215,6 +218,7 @@ def pack_shard(
     path, eyes = out / planned.name, EyeCount()
     dropped: list[Dropped] = []
     empty: list[str] = []
+    unread = 0
     record_path(path).unlink(missing_ok=True)
     with writing(path) as add:
         for sample in planned.samples:
@@ -222,12 +226,13 @@ def pack_shard(
                 packed = pack_sample(source, sample, settings, max_megapixels)
             except DecodeError as error:
                 dropped.append(Dropped(sample.key, f"{error.where}: {error.problem}"))
+                unread += isinstance(error, UnreadError)
                 continue
             add(sample.key, packed.parts)
             eyes += packed.eyes
             empty += packed.empty_masks
     shard = ShardRecord.of(out, planned.name)
-    record = PackedShard(planned.digest, shard, eyes, tuple(dropped), tuple(empty))
+    record = PackedShard(planned.digest, shard, eyes, tuple(dropped), tuple(empty), unread)
     if shard.samples:
         with atomic_file(record_path(path), sync=False) as file:
             file.write(json.dumps(asdict(record), indent=1).encode() + b"\n")

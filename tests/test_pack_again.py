@@ -1,6 +1,8 @@
 """Packing again: after a change, other settings, damage."""
 
+import errno
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -167,3 +169,42 @@ def test_what_could_not_be_read_is_tried_again(source: Path, tmp_path: Path) -> 
     assert run(source, out, update=True).packed == 0
     assert (out / "manifest.json").stat().st_mtime_ns == stamp, "make would train again"
     assert run(source, out, overwrite=True).manifest.dropped == ()
+
+
+def test_what_the_disk_did_not_hand_over_is_tried_again(
+    source: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    run(source, tmp_path / "undisturbed")
+    out, read = tmp_path / "out", Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.name == "3.jpg":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        (row,) = run(source, out).manifest.dropped
+    assert row.reason == f"{source / IMAGES / '3.jpg'}: cannot be read (Input/output error)"
+    report = run(source, out)
+    assert (report.packed, report.manifest.dropped) == (8, ())
+    assert files(out) == files(tmp_path / "undisturbed")
+
+
+def test_so_is_what_was_not_handed_over_of_a_zip(
+    source: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "set"), "zip", source))
+    out = tmp_path / "out"
+    state, calls = os.fstat, iter(range(1000))
+
+    def failing(file: int) -> os.stat_result:
+        if next(calls) == 5:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return state(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", failing)
+        assert run(archive, out).packed == 39
+    report = run(archive, out)
+    assert (report.packed, report.manifest.samples, report.manifest.dropped) == (8, 40, ())
