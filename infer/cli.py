@@ -7,7 +7,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,29 +117,31 @@ def _run(jobs: list[Any], table: Path | None, faces: str, **common: Any) -> int:
     """Segment, report, and return how many photographs failed."""
     number = _faces(faces)
     predictor = _predictor(threads=0 if len(jobs) == 1 else 1, **common)
-    from infer.record import save_table
+    from infer.record import writing_table
     from infer.run import run
 
-    done, said = [], time.monotonic()
-    for count, outcome in enumerate(run(predictor, jobs, number), start=1):
-        if outcome.problem:
-            click.echo(f"Error: {one_line(outcome.problem)}", err=True)
-            continue
-        done.append((str(outcome.job.photo), outcome.faces))
-        if outcome.warning:
-            click.echo(one_line(f"{outcome.job.photo}: {outcome.warning}"), err=True)
-        if len(jobs) > 1 and time.monotonic() - said > _SECONDS:
-            said = time.monotonic()
-            click.echo(f"{count} of {len(jobs)} photos", err=True)
-    if table:
-        save_table(done, table)
-    faces_found = [face for _, found in done for face in found]
-    eyes = sum(len(face.eyes) for face in faces_found)
-    found_here, failures = f"{eyes} eye(s) in {len(faces_found)} face(s)", len(jobs) - len(done)
+    # Counts, not results: there may be millions of photographs.
+    done, found, eyes, said = 0, 0, 0, time.monotonic()
+    with writing_table(table) if table else nullcontext() as add:
+        for count, outcome in enumerate(run(predictor, jobs, number), start=1):
+            if outcome.problem:
+                click.echo(f"Error: {one_line(outcome.problem)}", err=True)
+                continue
+            done += 1
+            found += len(outcome.faces)
+            eyes += sum(len(face.eyes) for face in outcome.faces)
+            if add:
+                add(str(outcome.job.photo), outcome.faces)
+            if outcome.warning:
+                click.echo(one_line(f"{outcome.job.photo}: {outcome.warning}"), err=True)
+            if len(jobs) > 1 and time.monotonic() - said > _SECONDS:
+                said = time.monotonic()
+                click.echo(f"{count} of {len(jobs)} photos", err=True)
+    found_here, failures = f"{eyes} eye(s) in {found} face(s)", len(jobs) - done
     if len(jobs) > 1:
         failed = f", {failures} failed" if failures else ""
         place = one_line(jobs[0].results[0].parent)
-        click.echo(f"{place}: {len(done)} photos, {found_here}{failed}")
+        click.echo(f"{place}: {done} photos, {found_here}{failed}")
     elif done:
         click.echo(f"{one_line(', '.join(map(str, jobs[0].results)))}: {found_here}")
     return failures

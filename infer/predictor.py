@@ -28,6 +28,7 @@ TOO_SMALL = "too small: its eyes are {:.0f} pixels apart"
 # them, in shares of the longer side; the most slope; where their middle is, in shares of the width;
 # the least distance in widths of an eye.
 _ALIKE, _APART, _SLOPE, _AMID, _GAP = 0.3, (0.12, 0.5), 0.5, (0.3, 0.7), 1.2
+_AT_ONCE = 8  # faces in a batch: more are no faster, and the runtime keeps the memory they took
 _FILLED = 0.35  # share of its box that each of them fills: two spots far apart are no eye
 
 
@@ -128,10 +129,11 @@ class Predictor:
 
     def see(self, rgb: RGB, looks: Sequence[Look]) -> None:
         """Run the network on the frames of a photograph, and put its planes beside them."""
-        framed = [(look, look.frame.sample(rgb)) for look in looks if look.frame]
-        if framed:
-            planes = self.network(np.stack([picture for _, picture in framed]))
-            for (look, _), plane in zip(framed, planes, strict=True):
+        framed = [(look, look.frame) for look in looks if look.frame]
+        for first in range(0, len(framed), _AT_ONCE):
+            some = framed[first : first + _AT_ONCE]
+            planes = self.network(np.stack([frame.sample(rgb) for _, frame in some]))
+            for (look, _), plane in zip(some, planes, strict=True):
                 look.plane = plane
 
     def assemble(

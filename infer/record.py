@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,23 @@ def to_line(record: dict[str, Any]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
-def save_table(photos: Iterable[tuple[str, tuple[Face, ...]]], path: Path) -> None:
-    """Write a CSV with a row for each eye of each photograph (name and faces)."""
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(_COLUMNS)
-    for name, faces in photos:
-        for number, face in enumerate(faces, start=1):
-            for eye in describe(face)["eyes"]:
-                shares = (eye["openness"], eye["probability"])
-                table.writerow([name, number, eye["side"], *eye["box"], *eye["centre"],
-                                eye["area"], *shares])  # fmt: skip
+@contextmanager
+def writing_table(path: Path) -> Iterator[Callable[[str, tuple[Face, ...]], None]]:
+    """Write a CSV with a row for each eye; hands out what adds a photograph (name and faces)."""
     with atomic_file(path) as file:
-        file.write(text.getvalue().encode(errors="surrogateescape"))  # names as they are on disk
+
+        def write(rows: Iterable[Iterable[Any]]) -> None:
+            text = io.StringIO()
+            csv.writer(text).writerows(rows)
+            file.write(text.getvalue().encode(errors="surrogateescape"))  # names as on disk
+
+        def add(name: str, faces: tuple[Face, ...]) -> None:
+            write(
+                (name, number, eye["side"], *eye["box"], *eye["centre"], eye["area"],
+                 eye["openness"], eye["probability"])
+                for number, face in enumerate(faces, start=1)
+                for eye in describe(face)["eyes"]
+            )  # fmt: skip
+
+        write([_COLUMNS])
+        yield add
