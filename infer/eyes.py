@@ -9,11 +9,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from infer.frame import Frame, Plane
+from infer.frame import Box, Frame, Plane
 
 Mask = npt.NDArray[np.bool_]
 Point = tuple[float, float]
-Box = tuple[float, float, float, float]  # x and y of the corner, width, height
 Side = Literal["right", "left"]
 # Openness under which an eye is closed, if its face has eyes of so many pixels of the photograph:
 # less of an eye is too coarse to tell.

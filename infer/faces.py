@@ -7,7 +7,7 @@ that one brings a second OpenCV, scikit-image and an ffmpeg with it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from infer.eyes import Box
+from infer.frame import Box, FaceFrame, turn
 from infer.network import open_session
 from preprocess.image import RGB
 
@@ -31,6 +31,7 @@ _INSIDE = 0.5  # what the covered share of the smaller box counts for, beside th
 # enlarged, and a look at nearly the size of the last one shows nothing new.
 _LOOKS, _NEARLY = (192, 480, 1280), 1.2
 _FACE, _PERHAPS = 0.5, 0.25  # scores from which something is a face, and from which it may be one
+_TURNED = 0.94  # cosine of a roll of 20 degrees: beyond, landmarks are off
 _CLEAR = 40.0  # pixels of the shrunk picture: if all faces are larger, no smaller ones are there
 
 
@@ -83,7 +84,20 @@ class FaceFinder:
             smallest = min((max(face.box[2:]) for face in found), default=0.0)
             if faces and smallest * before / longest > _CLEAR:
                 break
-        return faces
+        return [self._upright(rgb, face) for face in faces]
+
+    def _upright(self, rgb: RGB, face: FoundFace) -> FoundFace:
+        """Look at a turned face again, upright, for better landmarks."""
+        if turn(face.landmarks)[0, 0] > _TURNED:
+            return face
+        frame = FaceFrame.around(face.box, face.landmarks, _LOOKS[0])
+        found = self._look(frame.sample(rgb), 1.0)
+        same = [other for other in found if overlap(other.box, frame.inner) > _SAME]
+        if not same:
+            return face
+        again = max(same, key=lambda other: other.score)
+        points = frame.back(again.landmarks).astype(np.float32)
+        return replace(face, landmarks=points, score=max(face.score, again.score))
 
     def _look(self, rgb: RGB, scale: float) -> list[FoundFace]:
         height, width = (max(1, round(side * scale)) for side in rgb.shape[:2])

@@ -18,6 +18,7 @@ from preprocess.image import RGB, Geometry, fit
 
 Floats = npt.NDArray[np.float64]
 Plane = npt.NDArray[np.float32]
+Box = tuple[float, float, float, float]  # x and y of the corner, width, height
 # Distance of the eyes, in pixels of the photograph, under which an eye is some four pixels wide:
 # there is nothing to segment.
 LEAST_EYE_DISTANCE = 8.0
@@ -27,6 +28,7 @@ _WIDE, _HIGH, _MIDDLE = 0.75, 0.375, 0.4375
 # CelebA-HQ's square: its side is the larger of so many distances of the eyes, and of eyes and
 # mouth; its centre lies this share of the way from the eyes to the mouth.
 _ACROSS, _DOWN, _BELOW = 4.0, 3.6, 0.1
+_ROOM = 2.0  # of a face's longer side, for a second look at it
 _EYE = 0.09  # of that square: usual width of an eye, the median less a tenth (docs/inference.md)
 _LIKELY = 0.01  # a probability that is worth being brought back
 _SHARP = 0.7  # scale from which bilinear sampling leaves out no pixel worth mentioning
@@ -55,13 +57,22 @@ class FaceFrame:
         across, down = points[1] - points[0], mouth - eyes
         side = max(_ACROSS * np.hypot(*across), _DOWN * np.hypot(*down), 1e-6)
         centre = eyes + _BELOW * down
-        direction = across + np.array([down[1], -down[0]])
-        cos, sin = direction / max(np.hypot(*direction), 1e-6)
-        linear = size / side * np.array([[cos, sin], [-sin, cos]])
+        linear = size / side * turn(points)
         width, height = (max(1, round(share * size / stride)) * stride for share in (_WIDE, _HIGH))
         corner = (size / 2 - width / 2, _MIDDLE * size - height / 2)
         offset = size / 2 - linear @ centre - corner
-        return cls(np.concatenate([linear, offset[:, None]], axis=1), width, height)
+        return cls(np.column_stack([linear, offset]), width, height)
+
+    @classmethod
+    def around(cls, box: Box, landmarks: npt.NDArray[np.floating], size: int) -> FaceFrame:
+        """Frame a face upright: a square of side `size` with room for a box `_ROOM` times as wide.
+
+        The box is x and y of the corner, width and height; landmarks as of `of_face`.
+        """
+        x, y, width, height = box
+        linear = size / max(_ROOM * max(width, height), 1e-6) * turn(landmarks)
+        offset = size / 2 - linear @ (x + width / 2, y + height / 2)
+        return cls(np.column_stack([linear, offset]), size, size)
 
     @property
     def scale(self) -> float:
@@ -79,12 +90,22 @@ class FaceFrame:
         Never empty: a rectangle outside the photograph gets the nearest pixels.
         """
         ends = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * (self.width, self.height)
-        back = np.asarray(cv2.invertAffineTransform(self.matrix), np.float64)
-        corners = ends @ back[:, :2].T + back[:, 2]
+        corners = self.back(ends)
         limit = np.array([shape[1], shape[0]])
         low = np.clip(np.floor(corners.min(axis=0) - margin), 0, limit - 1).astype(int)
         high = np.clip(np.ceil(corners.max(axis=0) + margin), low + 1, limit).astype(int)
         return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+    @property
+    def inner(self) -> Box:
+        """Where the box is that `around` made room for, in pixels of the square."""
+        side = self.width / _ROOM
+        return (self.width - side) / 2, (self.height - side) / 2, side, side
+
+    def back(self, points: npt.NDArray[np.floating]) -> Floats:
+        """Bring points of the rectangle, N x 2, x and y, back into the photograph."""
+        inverse = np.asarray(cv2.invertAffineTransform(self.matrix), np.float64)
+        return points @ inverse[:, :2].T + inverse[:, 2]
 
     def sample(self, rgb: RGB) -> RGB:
         """Cut the rectangle out, H x W x 3 uint8 RGB, antialiased.
@@ -177,6 +198,15 @@ class PhotoFrame:
 
 
 Frame = FaceFrame | PhotoFrame
+
+
+def turn(landmarks: npt.NDArray[np.floating]) -> Floats:
+    """Return the 2 x 2 matrix that turns a face upright; its first figure is the roll's cosine."""
+    points = np.asarray(landmarks, np.float64)
+    down = (points[3] + points[4] - points[0] - points[1]) / 2
+    direction = points[1] - points[0] + np.array([down[1], -down[0]])
+    cos, sin = direction / max(np.hypot(*direction), 1e-6)
+    return np.array([[cos, sin], [-sin, cos]])
 
 
 def _moved(matrix: Floats, corner: tuple[int, int]) -> Floats:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from infer.eyes import Box, Eye, Face
-from infer.frame import Plane
+from infer.eyes import Eye, Face
+from infer.frame import Box, Plane
 from infer.record import SCHEMA, describe
 from preprocess.errors import InputError
 from preprocess.files import atomic_file

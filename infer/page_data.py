@@ -36,12 +36,13 @@ def constants() -> dict[str, Any]:
         "finder": {
             "stride": faces._STRIDE, "multiple": faces._MULTIPLE, "looks": faces._LOOKS,
             "nearly": faces._NEARLY, "same": faces._SAME, "inside": faces._INSIDE,
-            "face": faces._FACE, "perhaps": faces._PERHAPS, "clear": faces._CLEAR,
+            "face": faces._FACE, "perhaps": faces._PERHAPS,
+            "turned": faces._TURNED, "clear": faces._CLEAR,
         },
         "frame": {
             "across": frame._ACROSS, "down": frame._DOWN, "below": frame._BELOW,
             "wide": frame._WIDE, "high": frame._HIGH, "middle": frame._MIDDLE,
-            "likely": frame._LIKELY, "eye": frame._EYE, "sharp": frame._SHARP,
+            "likely": frame._LIKELY, "room": frame._ROOM, "eye": frame._EYE, "sharp": frame._SHARP,
             "leastEyeDistance": frame.LEAST_EYE_DISTANCE,
         },
         "eyes": {

@@ -15,6 +15,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -164,10 +165,12 @@ def test_a_drawn_face_gives_pythons_mask_and_figures(
 
 
 @built
-def test_several_faces_of_several_sizes(visit: Visit, bundled: Predictor) -> None:
+def test_faces_of_several_sizes_and_one_that_is_turned(visit: Visit, bundled: Predictor) -> None:
     picture, x = np.full((820, 1500, 3), 200, np.uint8), 20
-    for number, size in ((17, 240), (19, 420), (21, 760)):
-        picture[30 : 30 + size, x : x + size] = drawn(number, size)
+    for number, size, roll in ((17, 240, 0), (19, 420, 0), (23, 760, 55)):
+        matrix = cv2.getRotationMatrix2D((size / 2, size / 2), roll, 0.9 if roll else 1)
+        face = cv2.warpAffine(drawn(number, size), matrix, (size, size), borderValue=(200,) * 3)
+        picture[30 : 30 + size, x : x + size] = face
         x += size + 20
     data = jpeg(picture)
     visit.drop("party.jpg", data)

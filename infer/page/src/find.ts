@@ -1,5 +1,6 @@
 /** Faces by CenterFace: the rules of infer/faces.py. */
-import { resizeArea, round, shrinkBy } from "./raster";
+import { axesOf, FaceFrame } from "./frame";
+import { apply, invert, resizeArea, round, shrinkBy } from "./raster";
 import type { Box, Constants, FoundFace, Picture, Point } from "./types";
 
 /** Runs the network: 3 x height x width in; heat, size, offset, landmarks out, a plane after the other. */
@@ -28,7 +29,23 @@ export class FaceFinder {
       const smallest = Math.min(...found.map((face) => Math.max(face.box[2], face.box[3])));
       if (faces.length && (smallest * before) / longest > rule.clear) break;
     }
-    return faces;
+    const upright = [];
+    for (const face of faces) upright.push(await this.upright(photo, face));
+    return upright;
+  }
+
+  /** Look at a turned face again, upright, for better landmarks. */
+  private async upright(photo: Picture, face: FoundFace): Promise<FoundFace> {
+    const { turned, looks, inside, same } = this.constants.finder;
+    if (axesOf(face.landmarks).cos > turned) return face;
+    const frame = FaceFrame.around(face.box, face.landmarks, looks[0]!, this.constants);
+    const again = (await this.look(frame.sample(photo), 1))
+      .filter((other) => overlap(other.box, frame.inner, inside) > same)
+      .sort((a, b) => b.score - a.score)[0];
+    if (!again) return face;
+    const back = invert(frame.matrix);
+    const landmarks = again.landmarks.map(([x, y]) => apply(back, x, y));
+    return { box: face.box, landmarks, score: Math.max(face.score, again.score) };
   }
 
   private async look(photo: Picture, scale: number): Promise<FoundFace[]> {

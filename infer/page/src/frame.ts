@@ -2,7 +2,7 @@
 import {
   apply, blur, clamp, invert, moved, resizeArea, round, shrinkBy, toCentres, warp, warpPlane,
 } from "./raster";
-import type { Constants, Matrix, Picture, Plane, Point } from "./types";
+import type { Box, Constants, Matrix, Picture, Plane, Point } from "./types";
 
 /** A part of the photo with the probability of its pixels. */
 export interface Restored { plane: Plane; x: number; y: number }
@@ -19,37 +19,64 @@ export interface Frame {
 
 const scaled = (m: Matrix, by: number): Matrix => m.map((value) => value * by) as Matrix;
 
-/** A turned rectangle around the eyes of a face. */
+/** A face's eyes, the ways across and down from them, and cosine and sine of its roll. */
+export function axesOf(landmarks: Point[]) {
+  const [right, left, , one, other] = landmarks as [Point, Point, Point, Point, Point];
+  const middle = (a: Point, b: Point): Point => [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2];
+  const eyes = middle(right, left), mouth = middle(one, other);
+  const across: Point = [left[0] - right[0], left[1] - right[1]];
+  const down: Point = [mouth[0] - eyes[0], mouth[1] - eyes[1]];
+  const direction: Point = [across[0] + down[1], across[1] - down[0]];
+  const length = Math.max(Math.hypot(...direction), 1e-6);
+  return { eyes, across, down, cos: direction[0] / length, sin: direction[1] / length };
+}
+
+/** A turned rectangle of a photo, around a face or its eyes. */
 export class FaceFrame implements Frame {
-  readonly matrix: Matrix;
-  readonly width: number;
-  readonly height: number;
   readonly eye: number;
   private readonly scale: number;
 
-  constructor(landmarks: Point[], private readonly constants: Constants) {
+  private constructor(
+    readonly matrix: Matrix, readonly width: number, readonly height: number,
+    private readonly constants: Constants,
+  ) {
+    const { frame: rule } = constants;
+    this.scale = Math.hypot(matrix[0], matrix[1]);
+    this.eye = ((rule.eye / rule.wide) * width) / this.scale;
+  }
+
+  /** The band around the eyes. */
+  static ofFace(landmarks: Point[], constants: Constants): FaceFrame {
     const { frame: rule, network: { size, stride } } = constants;
-    const [right, left, , one, other] = landmarks as [Point, Point, Point, Point, Point];
-    const middle = (a: Point, b: Point): Point => [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2];
-    const eyes = middle(right, left), mouth = middle(one, other);
-    const across: Point = [left[0] - right[0], left[1] - right[1]];
-    const down: Point = [mouth[0] - eyes[0], mouth[1] - eyes[1]];
+    const { eyes, across, down, ...axes } = axesOf(landmarks);
     const side = Math.max(
       rule.across * Math.hypot(...across), rule.down * Math.hypot(...down), 1e-6);
-    const direction: Point = [across[0] + down[1], across[1] - down[0]];
-    const length = Math.max(Math.hypot(...direction), 1e-6);
-    const cos = ((size / side) * direction[0]) / length;
-    const sin = ((size / side) * direction[1]) / length;
-    this.scale = Math.hypot(cos, sin);
-    this.width = Math.max(1, round((rule.wide * size) / stride)) * stride;
-    this.height = Math.max(1, round((rule.high * size) / stride)) * stride;
-    this.eye = ((rule.eye / rule.wide) * this.width) / this.scale;
+    const cos = (size / side) * axes.cos, sin = (size / side) * axes.sin;
+    const width = Math.max(1, round((rule.wide * size) / stride)) * stride;
+    const height = Math.max(1, round((rule.high * size) / stride)) * stride;
     const centre: Point = [eyes[0] + rule.below * down[0], eyes[1] + rule.below * down[1]];
-    this.matrix = [
-      cos, sin, this.width / 2 - cos * centre[0] - sin * centre[1],
-      -sin, cos,
-      size / 2 + sin * centre[0] - cos * centre[1] - (rule.middle * size - this.height / 2),
-    ];
+    return new FaceFrame([
+      cos, sin, width / 2 - cos * centre[0] - sin * centre[1],
+      -sin, cos, size / 2 + sin * centre[0] - cos * centre[1] - (rule.middle * size - height / 2),
+    ], width, height, constants);
+  }
+
+  /** The whole face, upright, in a square. */
+  static around([x, y, wide, high]: Box, landmarks: Point[], size: number, constants: Constants): FaceFrame {
+    const axes = axesOf(landmarks);
+    const scale = size / Math.max(constants.frame.room * Math.max(wide, high), 1e-6);
+    const cos = scale * axes.cos, sin = scale * axes.sin;
+    const centre: Point = [x + wide / 2, y + high / 2];
+    return new FaceFrame([
+      cos, sin, size / 2 - cos * centre[0] - sin * centre[1],
+      -sin, cos, size / 2 + sin * centre[0] - cos * centre[1],
+    ], size, size, constants);
+  }
+
+  /** Where the box is that `around` made room for. */
+  get inner(): Box {
+    const side = this.width / this.constants.frame.room;
+    return [(this.width - side) / 2, (this.height - side) / 2, side, side];
   }
 
   sample(photo: Picture): Picture {

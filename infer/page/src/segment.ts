@@ -31,7 +31,7 @@ export class Segmenter {
     clock("find");
     const large = found.filter((face) => distance(face) >= constants.frame.leastEyeDistance);
     const frames: Frame[] = found.length
-      ? large.map((face) => new FaceFrame(face.landmarks, constants))
+      ? large.map((face) => FaceFrame.ofFace(face.landmarks, constants))
       : live ? [] : [new PhotoFrame(photo, constants)];
     const pictures = frames.map((frame) => frame.sample(photo));
     clock("cut");

@@ -4,11 +4,11 @@ export interface Constants {
   network: { size: number; stride: number; threshold: number };
   finder: {
     stride: number; multiple: number; looks: number[]; nearly: number; same: number;
-    inside: number; face: number; perhaps: number; clear: number;
+    inside: number; face: number; perhaps: number; turned: number; clear: number;
   };
   frame: {
     across: number; down: number; below: number; wide: number; high: number; middle: number;
-    likely: number; eye: number; sharp: number; leastEyeDistance: number;
+    likely: number; room: number; eye: number; sharp: number; leastEyeDistance: number;
   };
   eyes: { closed: number; telling: number; leastShare: number; edge: number };
   oneFace: {

@@ -64,7 +64,7 @@ async function canary(base: string): Promise<Picture> {
   const photo = pixels(await createImageBitmap(await (await fetch(`${base}face.jpg`)).blob()));
   const { width, height } = photo;
   const at = (x: number, y: number): [number, number] => [x * width, y * height];
-  return new FaceFrame(
+  return FaceFrame.ofFace(
     [at(0.38, 0.5), at(0.62, 0.5), at(0.5, 0.6), at(0.4, 0.72), at(0.6, 0.72)], table,
   ).sample(photo);
 }
