@@ -4,15 +4,16 @@ A folder of 1024 x 1024 JPEGs; every contender writes a grey PNG of the photogra
 Bundled weights, float32. "images/s" is the whole folder, file to mask file, in a process that runs
 already; "one photo" is the median latency of a single one there; "start" is from starting the
 process to the first mask; "network" is the network alone, a picture, at batch 1 and 16.
-Ours gives every core photographs of its own; faces that are found are seen at 192 x 96.
+Ours gives every core photographs of its own. The network's input is 384 x 384; faces that are found
+are seen at 288 x 128.
 
 The plain script opens with Pillow, converts, resizes, normalises, runs the network in float32
 (contiguous, without gradients), resizes the mask back and saves it, one photograph after the other:
-with the plain U-Net of as many parameters as ours (random weights), and with our network and
-weights. ONNX Runtime runs our network with batch normalisation folded, with our way of decoding and
-resizing, with a session of one thread a core and a photograph each (all cores in each operator were
-a fifth slower; a single photograph is segmented so), and keeps freed memory. "IoU" is that of all
-masks with ours, pooled.
+with the plain U-Net of as many parameters as ours (256 x 256, random weights), and with our network
+and weights (384 x 384, as all others). ONNX Runtime runs our network with batch normalisation
+folded, with our way of decoding and resizing, with a session of one thread a core and a photograph
+each (all cores in each operator were a fifth slower; a single photograph is segmented so), and
+keeps freed memory. "IoU" is that of all masks with ours, pooled.
 """
 
 import os
@@ -28,7 +29,6 @@ import material
 import numpy as np
 import page
 from contest import Contender, Figures, Options
-from material import SIZE
 from rulers import measure_inference
 
 from infer import Predictor
@@ -71,17 +71,19 @@ def contenders(place: Path) -> list[Contender]:
         return Contender(name, what, script, function, work, advice, environment)
 
     own = partial(entrant, script="inference.py")
-    threshold = float((place / "threshold").read_text())
+    threshold, size = float((place / "threshold").read_text()), open_network().size
     peer = partial(entrant, script="peers/inference.py", threshold=threshold)
     plain = partial(peer, function="plain", advice=PREDICTING)
-    onnx = partial(peer, function="onnx", advice=THREADS, model=place / "net.onnx")
+    onnx = partial(peer, function="onnx", advice=THREADS, size=size, model=place / "net.onnx")
     whole = "`infer.run.run`, mask only, `--faces whole`: the picture as it is, as the peers do"
     auto = "the same with `--faces auto`: finds the faces of any photo first"
     return [
         own("ours", whole, function="ours", faces="whole"),
         own("ours, auto", auto, function="ours", faces="auto"),
-        plain("plain script", "Pillow, plain U-Net"),
-        plain("plain script, our network", "Pillow, our weights", model=place / "plain.ts"),
+        plain("plain script", "Pillow, plain U-Net, 256 x 256", size=256),
+        plain(
+            "plain script, our network", "Pillow, our weights", size=size, model=place / "plain.ts"
+        ),
         onnx("ONNX Runtime, a photo a core", "our weights, sessions of one thread"),
         own("stages", "", function="stages", faces="whole"),
         own("stages, auto", "", function="stages", faces="auto"),
@@ -104,7 +106,9 @@ def segmenter(out: str, faces: Any, threads: int) -> Callable[[Sequence[Path]], 
 
 def ours(photos: str, out: str, faces: str) -> Figures:
     def network(batch: int) -> Callable[[], Any]:
-        return partial(open_network(), np.zeros((batch, SIZE, SIZE, 3), np.uint8))
+        network = open_network()
+        size = network.size
+        return partial(network, np.zeros((batch, size, size, 3), np.uint8))
 
     files = list(find_photos([photos]))
     return measure_inference(files, segmenter(out, faces, 0), segmenter(out, faces, 1), network)
@@ -131,12 +135,13 @@ def prepare(options: Options) -> str:
     said = material.lay_out(place / "set", options.count, options.data)
     (place / "set" / IMAGE_FOLDER).rename(place / "photos")
     checkpoint = Checkpoint.load(BUNDLED.with_suffix(".safetensors"))
+    size = checkpoint.spec.size
     (place / "threshold").write_text(str(checkpoint.threshold))
     folded = checkpoint.build(fold_batch_norm(checkpoint.network()))
     for name, model in (("plain", checkpoint.build()), ("folded", folded)):
         model = model.to(memory_format=torch.contiguous_format)
-        torch.jit.trace(model, torch.zeros(2, 3, SIZE, SIZE)).save(str(place / f"{name}.ts"))
-    work = {"script": place / "folded.ts", "model": place / "net.onnx"}
+        torch.jit.trace(model, torch.zeros(2, 3, size, size)).save(str(place / f"{name}.ts"))
+    work = {"script": place / "folded.ts", "size": size, "model": place / "net.onnx"}
     contest.run(Contender("export", "", "peers/inference.py", "export", work), options.peers)
     return said.partition("; two masks")[0]
 

@@ -13,11 +13,10 @@ from contest import Figures, serve
 from PIL import Image
 from rulers import measure_inference
 
-SIZE = 256
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def plain(photos: str, out: str, threshold: float, model: str = "") -> Figures:
+def plain(photos: str, out: str, threshold: float, size: int, model: str = "") -> Figures:
     """Open, convert and resize with Pillow, normalise, run, resize back, save: one by one.
 
     Without a model (TorchScript) the network is a plain U-Net of as many parameters as ours, of
@@ -36,7 +35,7 @@ def plain(photos: str, out: str, threshold: float, model: str = "") -> Figures:
     def segment(files: Sequence[Path]) -> None:
         for photo in files:
             image = Image.open(photo).convert("RGB")
-            pixels = torch.from_numpy(np.array(image.resize((SIZE, SIZE))))
+            pixels = torch.from_numpy(np.array(image.resize((size, size))))
             pixels = pixels.permute(2, 0, 1).contiguous().float()
             if not model:  # ours does it itself
                 pixels = (pixels / 255 - mean) / std
@@ -47,11 +46,11 @@ def plain(photos: str, out: str, threshold: float, model: str = "") -> Figures:
     Path(out).mkdir(parents=True, exist_ok=True)
     files = sorted(Path(photos).glob("*.jpg"))
     return measure_inference(
-        files, segment, segment, lambda batch: partial(run, torch.zeros(batch, 3, SIZE, SIZE))
+        files, segment, segment, lambda batch: partial(run, torch.zeros(batch, 3, size, size))
     )
 
 
-def onnx(photos: str, out: str, threshold: float, model: str) -> Figures:
+def onnx(photos: str, out: str, threshold: float, size: int, model: str) -> Figures:
     """Run our network through ONNX Runtime at its best settings, decoding and resizing as ours.
 
     Pillow writes the PNG at level 1, in a third of OpenCV's time with run lengths. In a folder each
@@ -67,8 +66,8 @@ def onnx(photos: str, out: str, threshold: float, model: str) -> Figures:
     def segment_one(session: Any, photo: Path) -> None:
         data = photo.read_bytes()
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
-        rgb = simplejpeg.decode_jpeg(data, "RGB", min_height=SIZE, min_width=SIZE)
-        small = cv2.resize(rgb, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        rgb = simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size)
+        small = cv2.resize(rgb, (size, size), interpolation=cv2.INTER_AREA)
         pixels = small.transpose(2, 0, 1)[None].astype(np.float32)
         (logits,) = session.run(None, {"images": np.ascontiguousarray(pixels)})
         large = cv2.resize(1 / (1 + np.exp(-logits[0, 0])), (width, height))
@@ -88,7 +87,7 @@ def onnx(photos: str, out: str, threshold: float, model: str) -> Figures:
         list(pool.map(lambda photo: segment_one(own.session, photo), files))
 
     def network(batch: int) -> Callable[[], Any]:
-        images = np.zeros((batch, 3, SIZE, SIZE), np.float32)
+        images = np.zeros((batch, 3, size, size), np.float32)
         return lambda: sessions[0].run(None, {"images": images})
 
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -109,12 +108,12 @@ def open_session(model: str, threads: int) -> Any:
     return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
 
 
-def export(script: str, model: str) -> Figures:
+def export(script: str, size: int, model: str) -> Figures:
     """Write a TorchScript network as ONNX, any number of pictures a batch."""
     import torch
 
     torch.onnx.export(
-        torch.jit.load(script), (torch.zeros(2, 3, SIZE, SIZE),), model, dynamo=False,
+        torch.jit.load(script), (torch.zeros(2, 3, size, size),), model, dynamo=False,
         opset_version=17, input_names=["images"], output_names=["logits"],
         dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
     )  # fmt: skip
