@@ -98,7 +98,9 @@ def ours(place: str, curve: str, changes: Sequence[str], seconds: float) -> Figu
 
     def train(epochs: int) -> Any:
         output = Path(place, "run", curve)
-        return fit(TrainConfig(Path(place, "shards"), output, epochs, augment=augment)).history
+        return fit(
+            TrainConfig(Path(place, "shards"), output, epochs=epochs, augment=augment)
+        ).history
 
     if seconds:
         # The schedule wants to know its end: one epoch tells how many fit into the time.
