@@ -126,7 +126,7 @@ def _fit(
     elif processes.is_first and (aside := set_aside(config.output)):
         _say(f"an earlier run was moved to {aside}")
     if not processes.have_the_same((decides, len(history))):
-        problem = "cannot be trained to: settings, packs or last checkpoint differ among processes"
+        problem = "is not one run: settings, packs or last checkpoint differ among processes"
         remedy = "Give all of them the same options, and folders that their machines share"
         raise InputError(config.output, problem, remedy)
     if processes.is_first:
