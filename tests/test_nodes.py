@@ -35,8 +35,8 @@ only_linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 
 
 def words(pack: Path, output: Path) -> list[str]:
-    """Return the words of a run of 4 epochs; of 20 samples 2 are left over in each."""
-    return ["-m", "train", "--shards", str(pack), "--output", str(output), "--epochs", "4",
+    """Return the words of a run of 3 epochs; of 20 samples 2 are left over in each."""
+    return ["-m", "train", "--shards", str(pack), "--output", str(output), "--epochs", "3",
             "--batch", "6", "--loader", "portable", "--resume"]  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def undisturbed(pack_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.mark.slow
 def test_two_agents_train_one_model(undisturbed: Path) -> None:
     losses = [row.loss for row in read_run(undisturbed)[1]]
-    assert len(losses) == 4
+    assert len(losses) == 3
     assert losses[-1] < losses[0]
 
 
@@ -105,13 +105,13 @@ def test_torchrun_restarts_what_is_killed_and_the_weights_are_the_same(
         for line in agent.stderr:
             said += line
             for epoch, rank in ((1, "1"), (2, "0")):  # the second time the one that holds the lock
-                if line.startswith(f"epoch {epoch}/4") and rank not in killed:
+                if line.startswith(f"epoch {epoch}/3") and rank not in killed:
                     wait_for(epoch_file(tmp_path, epoch))
                     os.kill(workers(agent.pid)[rank], signal.SIGKILL)
                     killed.append(rank)
     assert killed == ["1", "0"]
     assert agent.returncode == 0, said[-3000:]
-    begun = [int(epoch) for epoch in re.findall(r"epochs (\d) to 4", said)]
+    begun = [int(epoch) for epoch in re.findall(r"epochs (\d) to 3", said)]
     assert len(begun) == 3
     assert 0 == begun[0] < begun[1] < begun[2], "each goes on from the last checkpoint"
     assert not list(tmp_path.glob(".*.tmp"))
@@ -167,8 +167,8 @@ def test_a_network_learns_in_parts() -> None:
     torch.manual_seed(0)
     step = TrainStep(to_channels_last(UNet(SMALL)), 5e-3, accumulate=2)
     images, masks = blobs(side=48)
-    losses = [float(step(images, masks, 1.0, 0.9)) for _ in range(40)]
-    assert losses[-1] < 0.25 * losses[0]
+    losses = [float(step(images, masks, 1.0, 0.9)) for _ in range(20)]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 SHARED = """
