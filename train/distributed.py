@@ -116,10 +116,11 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
 
 
 def _store() -> Any:
-    """Connect to the store in which processes find each other, apart from those of before.
+    """Connect to the store in which processes find each other.
 
     If torchrun restarts them it keeps its store, and in it the addresses of the dead
-    (pytorch/pytorch#135712).
+    (pytorch/pytorch#135712): so each start has its own keys. Agents count starts each for itself;
+    several of them need a store of each start's own (docs/scale.md).
     """
     store, _, _ = next(dist.rendezvous("env://", timeout=_PATIENCE))  # type: ignore[attr-defined]
     kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
