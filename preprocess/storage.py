@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from io import BytesIO, RawIOBase
@@ -90,7 +91,8 @@ class Remote(str):
 
     def unlink(self, missing_ok: bool = True) -> None:
         """Delete the object, if it is there."""
-        self._call("delete")
+        with suppress(FileNotFoundError):  # S3 does not mind, Google's storage does
+            self._call("delete")
 
     def glob(self, pattern: str) -> Iterator[Remote]:
         """Yield the objects of this folder by a pattern of their names."""

@@ -67,11 +67,12 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
-def test_the_graph_takes_the_steps_that_eager_code_takes(amp: str) -> None:
+@pytest.mark.parametrize("parts", [1, 4])
+def test_the_graph_takes_the_steps_that_eager_code_takes(amp: str, parts: int) -> None:
     losses, weights = [], []
     for captured in (False, True):
         torch.manual_seed(0)
-        step = TrainStep(to_channels_last(UNet(SMALL), GPU), 5e-3, amp)
+        step = TrainStep(to_channels_last(UNet(SMALL), GPU), 5e-3, amp, accumulate=parts)
         step._may_capture = captured
         losses.append([float(step(*batch(), 1 - n / 40, 0.9)) for n in range(30)])
         weights.append(torch.cat([p.detach().flatten() for p in step.average.parameters()]))

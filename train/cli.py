@@ -71,6 +71,9 @@ def main() -> None:
                    "(closer), or the fewest seconds (fast).")  # fmt: skip
 @click.option("--epochs", type=int, help="[default: 25]")
 @click.option("--batch", type=int, help="Samples a step, of all processes.  [default: 16]")
+@click.option("--accumulate", type=int,
+              help="Parts of a step, computed one after the other: needs less memory.  "
+                   "[default: 1]")  # fmt: skip
 @click.option("--lr", type=float, help="Peak learning rate.  [default: 0.005]")
 @click.option("--seed", type=int, help="[default: 0]")
 @click.option("--init", type=PATH, help="Begin with the weights of this model.")

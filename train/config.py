@@ -184,6 +184,7 @@ class TrainConfig:
     weights: tuple[float, ...] = ()  # how often an epoch shows each pack's samples; empty: once
     epochs: int = 25
     batch: int = 16  # samples in a step, of all processes together
+    accumulate: int = 1  # parts of a step: a process computes one after the other
     lr: float = 5e-3  # peak rate of AdamW; the filters' is a multiple of it (train.optimizer)
     seed: int = 0  # decides first weights, order and augmentation
     init: Path | None = None  # weights to begin with
@@ -207,6 +208,7 @@ class TrainConfig:
                 f"as often as --shards: {len(self.packs)}")  # fmt: skip
         require(self.epochs >= 1, "--epochs", f"is {self.epochs}", "1 or more")
         require(self.batch >= 1, "--batch", f"is {self.batch}", "1 or more")
+        require(self.accumulate >= 1, "--accumulate", f"is {self.accumulate}", "1 or more")
         require(0 < self.lr < math.inf, "--lr", f"is {self.lr}", "a number above 0")
         require(0 <= self.seed < 2**63, "--seed", f"is {self.seed}", "0 up to 2^63")
         require(0 <= self.settle <= 1, "settle", f"is {self.settle}", "0 to 1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -33,11 +33,16 @@ class Processes:
         """Whether this process writes files and speaks to the user."""
         return self.rank == 0
 
-    def share(self, batch: int) -> slice:
-        """Return which rows of a batch of all processes are this one's; they have equal shares."""
-        if batch % self.world:
+    def share(self, batch: int, parts: int = 1) -> slice:
+        """Return which rows of a batch of all processes are this one's.
+
+        The processes have equal shares, and a share has so many equal parts.
+        """
+        if batch % (self.world * parts):
             problem = f"{batch} samples cannot be shared by {self.world} processes"
-            raise InputError("--batch", problem, f"Give a multiple of {self.world}")
+            if parts > 1:
+                problem = f"{batch} samples cannot be shared by {self.world} x {parts} parts"
+            raise InputError("--batch", problem, f"Give a multiple of {self.world * parts}")
         rows = batch // self.world
         return slice(self.rank * rows, (self.rank + 1) * rows)
 
@@ -52,6 +57,13 @@ class Processes:
         if self.world > 1:
             group = dist.new_group(backend="gloo", timeout=_LOADING)
             dist.monitored_barrier(group, timeout=_LOADING)
+
+    def have_the_same(self, value: object) -> bool:
+        """Return whether a value is the same in all processes."""
+        found = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(found, value)
+        return found == [value] * self.world
 
     def gather(self, rows: Tensor) -> Tensor:
         """Join the rows (any number a process) of all processes, in rank order."""
@@ -87,7 +99,10 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
         problem = f"is {device!r} for {processes.world} processes"
         raise InputError("--device", problem, "Use --device cuda: each process takes its own")
     try:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
+        dist.init_process_group(
+            "nccl" if chosen.type == "cuda" else "gloo", store=_store(), timeout=_PATIENCE,
+            rank=processes.rank, world_size=processes.world,
+        )  # fmt: skip
         yield processes, chosen
         # Not after an exception: the others may be waiting in a collective, and torchrun ends them.
         dist.destroy_process_group()
@@ -98,6 +113,19 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
         remedy = "Look for its own message; then start all of them again, with --resume"
         reason = " ".join(str(error).split())[-160:]
         raise InputError(f"process {processes.rank}", f"{problem} ({reason})", remedy) from error
+
+
+def _store() -> Any:
+    """Connect to the store in which processes find each other.
+
+    If torchrun restarts them it keeps its store, and in it the addresses of the dead
+    (pytorch/pytorch#135712): so each start has its own keys. Agents count starts each for itself;
+    several of them need a store of each start's own (docs/scale.md).
+    """
+    store, _, _ = next(dist.rendezvous("env://", timeout=_PATIENCE))  # type: ignore[attr-defined]
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if kept else "0"
+    return dist.PrefixStore(f"restart {restarts}", store)  # type: ignore[attr-defined]
 
 
 def distribute(model: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
@@ -114,3 +142,10 @@ def distribute(model: nn.Module, processes: Processes, device: torch.device) -> 
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         ids = [device]
     return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+
+def unshared(model: nn.Module) -> AbstractContextManager[None]:
+    """Let gradients add up in each process, if there are several, and not be shared."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.no_sync()
+    return nullcontext()

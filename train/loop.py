@@ -90,7 +90,8 @@ def _fit(
         problem = f"holds {train.size}-pixel squares"
         remedy = f"This network needs a multiple of {config.model.stride}: pack with another --size"
         raise InputError(config.packs[0], problem, remedy)
-    steps, mine = len(train.shuffled(config.batch, config.seed, 0)), processes.share(config.batch)
+    steps = len(train.shuffled(config.batch, config.seed, 0))
+    mine = processes.share(config.batch, config.accumulate)
     if needs_eyes(config.augment):
         train.eyes(np.zeros(1, np.int32))  # a pack without eyes is refused before a run begins
     cache, quiet = config.cache if config.epochs > 1 else "off", not processes.is_first
@@ -115,7 +116,7 @@ def _fit(
     checkpoint = latest_checkpoint(config.output, decides) if resume else None
     model = _first_model(config, spec, device, begin=checkpoint is None)
     several = len(config.packs) > 1
-    step = TrainStep(model, config.lr, config.amp, processes, len(config.packs))
+    step = TrainStep(model, config.lr, config.amp, processes, len(config.packs), config.accumulate)
 
     # Set up: where an earlier run stopped.
     if checkpoint:
@@ -124,6 +125,10 @@ def _fit(
             restore_best(config.output, _best(history).epoch)
     elif processes.is_first and (aside := set_aside(config.output)):
         _say(f"an earlier run was moved to {aside}")
+    if not processes.have_the_same((decides, len(history))):
+        problem = "is not one run: settings, packs or last checkpoint differ among processes"
+        remedy = "Give all of them the same options, and folders that their machines share"
+        raise InputError(config.output, problem, remedy)
     if processes.is_first:
         settings = {"settings": asdict(config), "source": source_of_this_code()}
         write_json(config.output / SETTINGS_FILE, settings)

@@ -92,7 +92,8 @@ def latest_checkpoint(output: Path, decides: dict[str, Any]) -> Checkpoint | Non
     then = checkpoint.training.get("decides")
     if then is None:
         raise InputError(paths[-1], "holds no state of a training run", "Train without --resume")
-    now, then = json.loads(json.dumps([decides, then]))
+    before = {"accumulate": 1}  # runs that are older than this setting
+    now, then = json.loads(json.dumps([decides, before | then]))
     for name in now.keys() | then.keys():
         if now.get(name) != then.get(name):
             problem = f"was trained with {name}={then.get(name)}, now it is {now.get(name)}"

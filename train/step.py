@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from train.device import amp_dtype, autocast
-from train.distributed import Processes, distribute
+from train.distributed import Processes, distribute, unshared
 from train.loss import bce_dice
 from train.model import UNet
 from train.optimizer import Average, build_optimizers
@@ -43,14 +43,16 @@ class TrainStep:
     """A network, what trains it, and its average: called once a step.
 
     `model` is on its device, in training mode; `lr` is the peak rate of AdamW; `processes` share
-    the work; for `amp` see `amp_dtype`. The samples come from so many `packs`.
+    the work; for `amp` see `amp_dtype`. The samples come from so many `packs`. A batch is computed
+    in `accumulate` equal parts, one after the other; the step takes the mean of their gradients.
     """
 
     def __init__(
         self, model: UNet, lr: float, amp: str = "auto", processes: Processes | None = None,
-        packs: int = 1,
+        packs: int = 1, accumulate: int = 1,
     ) -> None:  # fmt: skip
         processes = processes or Processes()
+        self._parts = accumulate
         self.device = next(model.parameters()).device
         self.dtype = amp_dtype(amp, self.device)
         self.model, self.average = model, copy.deepcopy(model).eval()
@@ -96,10 +98,12 @@ class TrainStep:
     def _compute(self, images: Tensor, masks: Tensor, *packs: Tensor) -> Tensor:
         for parameter in self._parameters:
             parameter.grad = None
-        with autocast(self.device, self.dtype):
-            logits = self._trained(images, *packs)
-        loss = bce_dice(logits, masks)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        chunks = (tensor.chunk(self._parts) for tensor in (images, masks, *packs))
+        *parts, last = zip(*chunks, strict=True)
+        with unshared(self._trained):
+            losses = [self._backward(*part) for part in parts]
+        losses.append(self._backward(*last))  # processes share what has added up by now
+        loss = sum(losses[1:], losses[0])
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         if self.scaler.is_enabled():
@@ -109,6 +113,16 @@ class TrainStep:
             self.scaler.step(optimizer)
         self.scaler.update()
         self._ema.update(self._decay)
+        return loss
+
+    def _backward(self, images: Tensor, masks: Tensor, *packs: Tensor) -> Tensor:
+        """Add the gradient of a part of the batch; return its share of the loss."""
+        with autocast(self.device, self.dtype):
+            logits = self._trained(images, *packs)
+        loss = bce_dice(logits, masks)
+        if self._parts > 1:
+            loss = loss / self._parts
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _share_overflow(self) -> None:
