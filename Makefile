@@ -188,7 +188,7 @@ bench-growth: $(VENV)/.installed-dev ## packing, loading, training of 1,000 to 1
 	$(PY) tests/bench/growth.py $(if $(ROUNDS),--rounds $(ROUNDS)) --out docs/benchmarks
 
 bench-storage: $(VENV)/.installed-cloud ## packing to and loading from object storage, beside the disk (ROUNDS)
-	$(PY) tests/bench/storage.py $(if $(ROUNDS),--rounds $(ROUNDS)) --out docs/benchmarks
+	$(PY) tests/bench/storage.py $(if $(ROUNDS),--rounds $(ROUNDS)) --out docs/benchmarks --peers-python $(PY)
 
 # Figures of docs/page.md.
 bench-page: page $(VENV)/.installed-dev ## the live page in Chromium: first mask, ms a frame, bytes (ROUNDS)

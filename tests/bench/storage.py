@@ -27,7 +27,7 @@ from preprocess.storage import place
 from train.data import Loader
 from train.split import Split
 
-SAMPLES, SHARD, SECONDS = 1024, 256, 8.0
+SAMPLES, SHARD, SECONDS = 512, 128, 4.0
 
 
 def pack(source: str, root: str) -> Figures:
@@ -45,7 +45,7 @@ def load(root: str, kind: str) -> Figures:
 
 
 @click.command()
-@contest.contest_options(count=128)
+@contest.contest_options(count=64)
 def main(options: Options) -> None:
     """Pack to storage and to disk, load from both; write OUT/storage.md."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
