@@ -120,18 +120,18 @@ class Manifest:
         """Read the manifest of a pack; an `InputError` if there is none of this version."""
         path = root / MANIFEST_FILE
         try:
-            content = json.loads(path.read_bytes())
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            remedy = "Pack first: `make shards`, or `python -m preprocess --data FOLDER`"
+            raise InputError(path, "does not exist", remedy) from None
+        try:
+            content = json.loads(data)
             if content["format_version"] != FORMAT_VERSION:
                 raise ValueError(f"format_version {content['format_version']}")
             loaded = from_fields(cls, content)
             if loaded.splits.keys() != set(SPLITS):
                 raise ValueError(f"its splits are {sorted(loaded.splits)}")
             return replace(loaded, splits={name: loaded.splits[name] for name in SPLITS})
-        except (FileNotFoundError, NotADirectoryError):
-            remedy = "Pack first: `make shards`, or `python -m preprocess --data FOLDER`"
-            raise InputError(path, "does not exist", remedy) from None
-        except InputError:  # storage that cannot be reached is not a damaged manifest
-            raise
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             remedy = "Pack again with --overwrite"
             raise InputError(path, f"cannot be read ({error})", remedy) from None
