@@ -79,9 +79,9 @@ def read_plan(source: Path, split: str | None = None) -> Plan:
     holds neither layout.
     """
     members, dropped = _with_names(list_members(source, _is_wanted))
-    if any(IMAGE_FOLDER in name.parts for name, _ in members):
+    if any(IMAGE_FOLDER in name.split("/") for name, _ in members):
         plan = _plan_official(source, members, dropped)
-    elif any("images" in name.parts for name, _ in members):
+    elif any("images" in name.split("/") for name, _ in members):
         plan = _plan_pairs(source, members, dropped)
     else:
         remedy = f"Give the folder with {IMAGE_FOLDER}/ and {MASK_FOLDER}/ in it, or its zip"
@@ -107,13 +107,13 @@ def _is_wanted(name: str) -> bool:
 
 def _with_names(
     found: list[tuple[str, Member]],
-) -> tuple[list[tuple[PurePosixPath, Member]], list[Dropped]]:
-    """Take the names apart; what has a name that cannot be written down is left out."""
+) -> tuple[list[tuple[str, Member]], list[Dropped]]:
+    """Leave out what has a name that cannot be written down."""
     members, dropped = [], []
     for path, member in found:
         try:
             path.encode()
-            members.append((PurePosixPath(path), member))
+            members.append((path, member))
         except UnicodeEncodeError:
             name = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
             dropped.append(Dropped(name.rpartition("/")[2], "its name is not UTF-8"))
@@ -132,12 +132,13 @@ def split_of_key(key: str) -> str:
 
 
 def _plan_official(
-    source: Path, members: list[tuple[PurePosixPath, Member]], dropped: list[Dropped]
+    source: Path, members: list[tuple[str, Member]], dropped: list[Dropped]
 ) -> Plan:
     images: dict[int, Member] = {}
     masks: dict[int, dict[str, Member]] = {}
     mapping: dict[str, Member] = {}
-    for name, member in members:
+    for path, member in members:
+        name = PurePosixPath(path)  # one at a time: it takes more memory than all else
         if name.parent.name == IMAGE_FOLDER and name.suffix.lower() in _IMAGE_SUFFIXES:
             if _NUMBER.fullmatch(name.stem):
                 number = int(name.stem)
@@ -198,12 +199,13 @@ def _read_mapping(source: Path, member: Member) -> dict[int, str]:
 
 
 def _plan_pairs(
-    source: Path, members: list[tuple[PurePosixPath, Member]], dropped: list[Dropped]
+    source: Path, members: list[tuple[str, Member]], dropped: list[Dropped]
 ) -> Plan:
     images: dict[str, Member] = {}
     masks: dict[str, Member] = {}
     folders = {"images": images, "eye_masks": masks, "masks": masks}
-    for name, member in members:
+    for path, member in members:
+        name = PurePosixPath(path)
         if name.parent.name in folders and name.suffix.lower() in _IMAGE_SUFFIXES:
             _take(folders[name.parent.name], name.stem, member, name.stem, dropped)
     for stem in sorted(masks.keys() - images.keys()):
