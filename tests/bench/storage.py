@@ -2,7 +2,7 @@
 
 The storage is moto's S3 server on loopback: Python, on the cores that it shares with what is
 measured. So the ratios say little of S3 itself; the CPU time is that of the loading process
-alone, and does not depend on the server. Packing counts from the call of `pack`, a worker a core, each time into a new
+alone, without TLS. Packing counts from the call of `pack`, a worker a core, each time into a new
 place. Loading gives shuffled batches of 16, 256 x 256, decoded anew; a sample in storage is a
 request of its own.
 """
