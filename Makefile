@@ -38,7 +38,7 @@ DIST   := $(PAGE)/dist
 EXTRAS := train,video$(if $(shell command -v nvidia-smi),$(comma)gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sample shards train speedrun evaluate weights infer page test test-page faults lint licences peers bench bench-gpu bench-growth bench-page clean FORCE
+.PHONY: help venv sample shards train speedrun evaluate weights infer page test test-page test-cloud faults lint licences peers bench bench-gpu bench-growth bench-storage bench-page clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -65,6 +65,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,$(EXTRAS)]"
+	@touch $@
+
+# Not in `dev`: moto and what it needs take 130 MB.
+$(VENV)/.installed-cloud: $(VENV)/.installed-dev
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cloud,dev-cloud]"
 	@touch $@
 
 sample: $(SAMPLE)/sample.json ## draw faces in the official layout (SAMPLES)
@@ -149,6 +154,9 @@ faults: $(VENV)/.installed-dev ## damaged files by the thousand, kills by the hu
 test-page: page $(VENV)/.installed-dev ## the live page in Chromium (Debian: apt-get install chromium)
 	$(PY) -m pytest tests/test_page.py
 
+test-cloud: $(VENV)/.installed-cloud ## packs in object storage, against a server on loopback
+	$(PY) -m pytest tests/test_cloud.py
+
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -178,6 +186,9 @@ bench-gpu: $(VENV)/.installed-dev ## tests and figures of the GPU path (needs a 
 
 bench-growth: $(VENV)/.installed-dev ## packing, loading, training of 1,000 to 100,000 samples (ROUNDS)
 	$(PY) tests/bench/growth.py $(if $(ROUNDS),--rounds $(ROUNDS)) --out docs/benchmarks
+
+bench-storage: $(VENV)/.installed-cloud ## packing to and loading from object storage, beside the disk (ROUNDS)
+	$(PY) tests/bench/storage.py $(if $(ROUNDS),--rounds $(ROUNDS)) --out docs/benchmarks --peers-python $(PY)
 
 # Figures of docs/page.md.
 bench-page: page $(VENV)/.installed-dev ## the live page in Chromium: first mask, ms a frame, bytes (ROUNDS)

@@ -17,8 +17,8 @@ from packaging.utils import canonicalize_name
 # SPDX names. MPL-2.0 asks only that changes to its own files stay open.
 ALLOWED = {
     "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause",
-    "BSL-1.0", "CC0-1.0", "HPND", "ISC", "MIT", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Unlicense",
-    "Zlib",
+    "BSL-1.0", "CC0-1.0", "HPND", "ISC", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "PSF-2.0",
+    "Unlicense", "Zlib",
 }  # fmt: skip
 
 # What stands for them in older metadata.

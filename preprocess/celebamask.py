@@ -131,9 +131,7 @@ def split_of_key(key: str) -> str:
     return SPLITS[bisect_right((0.8, 0.9), share)]
 
 
-def _plan_official(
-    source: Path, members: list[tuple[str, Member]], dropped: list[Dropped]
-) -> Plan:
+def _plan_official(source: Path, members: list[tuple[str, Member]], dropped: list[Dropped]) -> Plan:
     images: dict[int, Member] = {}
     masks: dict[int, dict[str, Member]] = {}
     mapping: dict[str, Member] = {}
@@ -198,9 +196,7 @@ def _read_mapping(source: Path, member: Member) -> dict[int, str]:
     return splits
 
 
-def _plan_pairs(
-    source: Path, members: list[tuple[str, Member]], dropped: list[Dropped]
-) -> Plan:
+def _plan_pairs(source: Path, members: list[tuple[str, Member]], dropped: list[Dropped]) -> Plan:
     images: dict[str, Member] = {}
     masks: dict[str, Member] = {}
     folders = {"images": images, "eye_masks": masks, "masks": masks}

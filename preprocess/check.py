@@ -18,7 +18,8 @@ from preprocess.image import RGB, decode_rgb
 from preprocess.manifest import Manifest
 from preprocess.mask import LABELS, Mask, decode_label
 from preprocess.runtime import dali_is_installed
-from preprocess.shards import ShardIndex, ShardRecord, index_path
+from preprocess.shards import ShardIndex, ShardRecord, index_path, local_copy
+from preprocess.storage import Place
 
 # DALI and simplejpeg both decode by libjpeg-turbo; versions differ by rounding at most.
 _PIXEL_TOLERANCE = 2
@@ -33,7 +34,7 @@ class CheckReport:
     faults: tuple[str, ...]
 
 
-def check(root: Path) -> CheckReport:
+def check(root: Place) -> CheckReport:
     """Read every sample of every shard through DALI and through webdataset.
 
     Checked are: checksums of shards and indexes; keys in order and number; sizes and value range
@@ -44,19 +45,20 @@ def check(root: Path) -> CheckReport:
     size, faults = manifest.settings.size, []
     with tqdm(total=manifest.samples, unit="img", desc="check", disable=None) as bar:
         for shard in manifest.shards:
-            path = root / shard.name
-            found = _damage(path, shard.sha256) or _damage(index_path(path), shard.index_sha256)
-            # Each step relies on what those before it found to be whole.
-            found = found or _check_index(path, shard) or _check_samples(path, size)
-            if with_dali and not found:
-                found = _check_dali(path, shard.samples)
-            faults += found
+            with local_copy(root / shard.name) as path:
+                found = _damage(path, shard.sha256) or _damage(index_path(path), shard.index_sha256)
+                # Each step relies on what those before it found to be whole.
+                found = found or _check_index(path, shard) or _check_samples(path, size)
+                if with_dali and not found:
+                    found = _check_dali(path, shard.samples)
+            here, there = path.with_suffix(""), (root / shard.name).with_suffix("")
+            faults += [fault.replace(str(here), str(there)) for fault in found]
             bar.update(shard.samples)
     readers = ("webdataset", "dali") if with_dali else ("webdataset",)
     return CheckReport(manifest.samples, readers, tuple(faults))
 
 
-def _damage(path: Path, sha256: str) -> list[str]:
+def _damage(path: Place, sha256: str) -> list[str]:
     if not path.exists():
         return [f"{path}: missing"]
     return [] if file_sha256(path) == sha256 else [f"{path}: sha256 differs from the manifest's"]

@@ -10,10 +10,11 @@ import click
 
 from preprocess.command import HELP, VERSION, DefaultsTo, reports_errors
 from preprocess.files import MAX_MEGAPIXELS
+from preprocess.storage import place
 
 _PATH = click.Path(path_type=Path)
 _SPLIT = click.Choice(["train", "val", "test"])
-_SHARDS = click.option("--shards", type=_PATH, default=Path("shards"))
+_SHARDS = click.option("--shards", default="shards", help="Folder or URL of a pack.")
 _WORKERS = click.option(
     "--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]"
 )
@@ -30,7 +31,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--data", "source", type=_PATH, required=True, help="Folder or zip of photographs.")
-@click.option("--out", type=_PATH, default=Path("shards"), help="Folder for shards and manifest.")
+@click.option("--out", default="shards", help="Folder or URL for shards and manifest.")
 # The defaults of these four are those of `preprocess.manifest.PackSettings`; the help repeats them.
 @click.option("--size", type=int, help="Side of the packed square in pixels.  [default: 256]")
 @click.option("--quality", type=int, help="JPEG quality of the packed image.  [default: 96]")
@@ -50,7 +51,7 @@ def main() -> None:
 @click.option("--tune/--no-tune", default=True, help="Keep freed memory.")
 @reports_errors
 def pack(
-    source: Path, out: Path, split: str | None, workers: int | None, part: str | None,
+    source: Path, out: str, split: str | None, workers: int | None, part: str | None,
     update: bool, overwrite: bool, max_megapixels: float, tune: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Pack a data set; continues after an interruption, redoes only what changed."""
@@ -61,7 +62,8 @@ def pack(
 
     settings = PackSettings(**{name: value for name, value in given.items() if value is not None})
     click.echo(tune_process(tune), err=True)
-    config = PackConfig(source, out, settings, split, workers, overwrite, update, max_megapixels)
+    root = place(out)
+    config = PackConfig(source, root, settings, split, workers, overwrite, update, max_megapixels)
     if part is not None:
         done = pack_slice(config, *_number_and_count(part))
         click.echo(f"{out}: slice {part} is done, {done.shards} shards ({done.packed} samples now)")
@@ -69,10 +71,10 @@ def pack(
     report = run(config)
     from preprocess.show import save_preview, summary
 
-    preview, made = out / "preview.png", (out / MANIFEST_FILE).stat().st_mtime_ns
-    if not preview.exists() or preview.stat().st_mtime_ns < made:  # a kill may leave an older one
-        save_preview(out, preview)
-    click.echo(summary(out, report))
+    preview, made = root / "preview.png", (root / MANIFEST_FILE).stat().st_mtime
+    if not preview.exists() or preview.stat().st_mtime < made:  # a kill may leave an older one
+        save_preview(root, preview)
+    click.echo(summary(root, report))
 
 
 def _number_and_count(part: str) -> tuple[int, int]:
@@ -87,12 +89,12 @@ def _number_and_count(part: str) -> tuple[int, int]:
 @main.command()
 @_SHARDS
 @reports_errors
-def check(shards: Path) -> None:
+def check(shards: str) -> None:
     """Read every sample back through DALI and webdataset, against the manifest."""
     from preprocess.check import check as run
     from preprocess.errors import InputError
 
-    report = run(shards)
+    report = run(place(shards))
     for fault in report.faults[:20]:
         click.echo(fault, err=True)
     if report.faults:
@@ -122,9 +124,9 @@ def sample(out: Path, count: int, seed: int, size: int, workers: int | None) -> 
 @click.option("--count", type=click.IntRange(min=1), default=16, help="Number of samples.")
 @click.option("--out", type=_PATH, default=Path("preview.png"))
 @reports_errors
-def show(shards: Path, split: str, count: int, out: Path) -> None:
+def show(shards: str, split: str, count: int, out: Path) -> None:
     """Draw packed images, labels and outlines as a picture grid."""
     from preprocess.show import save_preview
 
-    save_preview(shards, out, split, count)
+    save_preview(place(shards), out, split, count)
     click.echo(f"{out}: {count} samples of {split}")

@@ -12,10 +12,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints
 
 from preprocess.errors import InputError
+from preprocess.storage import Place, Remote
 
 if sys.platform == "win32":
     import msvcrt
@@ -29,11 +31,16 @@ MAX_MEGAPIXELS = 100.0  # what the header of a picture may claim, unless the use
 
 
 @contextmanager
-def atomic_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: Place, sync: bool = True) -> Iterator[BinaryIO]:
     """Open a file for writing that appears under its name only when complete.
 
     With `sync` it is also on the disk by then, so that a power cut leaves no empty file.
     """
+    if isinstance(path, Remote):
+        content = BytesIO()
+        yield content
+        path.put(content.getvalue())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -52,14 +59,14 @@ def atomic_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def unfinished(folder: Path) -> Iterator[tuple[Path, str, int]]:
+def unfinished(folder: Place) -> Iterator[tuple[Place, str, int]]:
     """Yield what `atomic_file` has not completed: file, the name it is to have, and process."""
     for path in folder.glob(".*.tmp"):
         if found := _UNFINISHED.fullmatch(path.name):
             yield path, found[1], int(found[2])
 
 
-def remove_unfinished(*folders: Path) -> None:
+def remove_unfinished(*folders: Place) -> None:
     """Delete what `atomic_file` left in folders that this process has locked."""
     for folder in folders:
         for path, _, _ in unfinished(folder):
@@ -67,17 +74,21 @@ def remove_unfinished(*folders: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, name: str = ".lock", *, shared: bool = False) -> Iterator[None]:
+def locked(folder: Place, name: str = ".lock", *, shared: bool = False) -> Iterator[None]:
     """Keep other processes that ask from writing into a folder, which is made if it is missing.
 
     Several may hold a lock that is `shared`; then no one may hold it alone. The system takes the
-    lock back when its owner ends, however it ends; the empty file stays.
+    lock back when its owner ends, however it ends; the empty file stays. Object storage has
+    no locks.
 
     Raises
     ------
     InputError
         If another process holds the folder.
     """
+    if isinstance(folder, Remote):
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("a+") as file:  # NFS shares a lock only of a file open for reading
         try:
@@ -121,7 +132,7 @@ def read_file(path: Path, remedy: str = "Check the path and its permissions") ->
         raise InputError(path, f"cannot be read ({error.strerror or error})", remedy) from None
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Place) -> str:
     """Return the hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from preprocess.files import atomic_file
 from preprocess.image import RGB
+from preprocess.storage import Place
 
 GREEN = (64, 255, 96)
 RED = (255, 72, 72)
@@ -73,7 +73,7 @@ def grid(pictures: Sequence[RGB], columns: int, captions: Sequence[str]) -> RGB:
     return np.array(sheet)
 
 
-def save_png(rgb: RGB | npt.NDArray[np.uint8], path: Path) -> None:
+def save_png(rgb: RGB | npt.NDArray[np.uint8], path: Place) -> None:
     """Write a picture as PNG, whole or not at all."""
     with atomic_file(path) as file:
         Image.fromarray(rgb).save(file, "PNG", compress_level=4)

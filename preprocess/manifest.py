@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, astuple, dataclass, field, replace
-from pathlib import Path
 
 from preprocess.celebamask import SPLITS, Dropped
 from preprocess.errors import InputError, require
 from preprocess.files import atomic_file, from_fields
 from preprocess.mask import LABELS
 from preprocess.shards import ShardRecord
+from preprocess.storage import Place
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 2  # 2: samples say where their eyes are
@@ -110,26 +110,28 @@ class Manifest:
         """Identify the packed data: equal digests, equal shards."""
         return hashlib.sha256("".join(s.sha256 for s in self.shards).encode()).hexdigest()
 
-    def save(self, root: Path) -> None:
+    def save(self, root: Place) -> None:
         """Write ``manifest.json`` into the folder of the pack, whole or not at all."""
         with atomic_file(root / MANIFEST_FILE) as file:
             file.write(json.dumps(asdict(self), indent=2, sort_keys=True).encode() + b"\n")
 
     @classmethod
-    def load(cls, root: Path) -> Manifest:
+    def load(cls, root: Place) -> Manifest:
         """Read the manifest of a pack; an `InputError` if there is none of this version."""
         path = root / MANIFEST_FILE
         try:
-            content = json.loads(path.read_bytes())
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            remedy = "Pack first: `make shards`, or `python -m preprocess --data FOLDER`"
+            raise InputError(path, "does not exist", remedy) from None
+        try:
+            content = json.loads(data)
             if content["format_version"] != FORMAT_VERSION:
                 raise ValueError(f"format_version {content['format_version']}")
             loaded = from_fields(cls, content)
             if loaded.splits.keys() != set(SPLITS):
                 raise ValueError(f"its splits are {sorted(loaded.splits)}")
             return replace(loaded, splits={name: loaded.splits[name] for name in SPLITS})
-        except (FileNotFoundError, NotADirectoryError):
-            remedy = "Pack first: `make shards`, or `python -m preprocess --data FOLDER`"
-            raise InputError(path, "does not exist", remedy) from None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             remedy = "Pack again with --overwrite"
             raise InputError(path, f"cannot be read ({error})", remedy) from None

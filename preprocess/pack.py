@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
@@ -35,7 +38,10 @@ from preprocess.files import (
 from preprocess.manifest import MANIFEST_FILE, EyeCount, Manifest, PackSettings, SplitRecord
 from preprocess.plan import PlannedShard, plan_shards
 from preprocess.runtime import in_processes
-from preprocess.shards import ShardRecord, index_path, record_path, writing
+from preprocess.shards import ShardRecord, index_path, put_shard, record_path, writing
+from preprocess.storage import Place, Remote, each
+
+_PART = re.compile(r"eyes-[0-9]{6,}\.(tar|idx|json)")  # the names that packing gives
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class PackConfig:
     """What to pack, and where to."""
 
     source: Path  # folder or zip, in a layout of `preprocess.celebamask`
-    out: Path  # folder for the shards and their manifest
+    out: Place  # folder, or URL, for the shards and their manifest
     settings: PackSettings = field(default_factory=PackSettings)  # what decides the bytes
     split: str | None = None  # puts everything into this split, whatever the source's rule
     workers: int | None = None  # processes; None takes one a core; 1 works in this process
@@ -123,7 +129,7 @@ def pack_slice(config: PackConfig, number: int, count: int) -> SliceReport:
 def _plan(config: PackConfig) -> tuple[Plan, list[PlannedShard]]:
     plan = read_plan(config.source, config.split)
     shards = plan_shards(plan, config.settings)
-    if config.out.exists() and not config.out.is_dir():
+    if isinstance(config.out, Path) and config.out.exists() and not config.out.is_dir():
         raise InputError(config.out, "is a file", "Give a folder as --out")
     return plan, shards
 
@@ -133,12 +139,12 @@ def _slice_lock(number: object, count: object) -> str:
 
 
 @contextmanager
-def _slice_locked(out: Path, number: int, count: int) -> Iterator[None]:
+def _slice_locked(out: Place, number: int, count: int) -> Iterator[None]:
     """Keep out a whole run, the same slice, and slices of another count: those share shards."""
     own = _slice_lock(number, count)
     with locked(out, shared=True), locked(out, own):
         for other in out.glob(_slice_lock("*", "*")):
-            if not other.match(_slice_lock("*", count)):
+            if not fnmatchcase(other.name, _slice_lock("*", count)):
                 with locked(out, other.name, shared=True):
                     pass
         yield
@@ -153,8 +159,8 @@ def _pack_missing(
 ) -> tuple[list[PackedShard], int]:
     """Pack what is missing of some shards of a plan; return their records, and samples packed."""
     _check_target(config, _fingerprint(shards))
-    found = ((shard, _finished(config, shard)) for shard in mine)
-    records = {shard.name: record for shard, record in found if record}
+    found = each(config.out, partial(_finished, config), mine)
+    records = {shard.name: record for shard, record in zip(mine, found, strict=True) if record}
     missing = [shard for shard in mine if shard.name not in records]
     if missing:
         (config.out / MANIFEST_FILE).unlink(missing_ok=True)
@@ -184,6 +190,8 @@ def _finished(config: PackConfig, planned: PlannedShard) -> PackedShard | None:
         if known.unread:
             return None
         stat, index = path.stat(), file_sha256(index_path(path))
+    except InputError:  # storage that cannot be reached
+        raise
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     whole = stat.st_size == known.shard.bytes and index == known.shard.index_sha256
@@ -206,7 +214,7 @@ def _pack_shards(config: PackConfig, missing: list[PlannedShard]) -> Iterator[Pa
 
 def pack_shard(
     source: Path,
-    out: Path,
+    out: Place,
     settings: PackSettings,
     planned: PlannedShard,
     max_megapixels: float = MAX_MEGAPIXELS,
@@ -215,6 +223,11 @@ def pack_shard(
 
     A shard of which no sample can be read leaves no file: readers need not meet an empty tar.
     """
+    if isinstance(out, Remote):
+        with TemporaryDirectory(prefix="eyes-") as folder:
+            record = pack_shard(source, Path(folder), settings, planned, max_megapixels)
+            put_shard(Path(folder, planned.name), out / planned.name)
+        return record
     path, eyes = out / planned.name, EyeCount()
     dropped: list[Dropped] = []
     empty: list[str] = []
@@ -265,17 +278,17 @@ def _manifest(
     )
 
 
-def _is_saved(out: Path, manifest: Manifest) -> bool:
+def _is_saved(out: Place, manifest: Manifest) -> bool:
     try:
         return Manifest.load(out) == manifest
     except InputError:
         return False
 
 
-def _remove_strays(out: Path, manifest: Manifest) -> None:
-    """Delete shards that the manifest does not list."""
+def _remove_strays(out: Place, manifest: Manifest) -> None:
+    """Delete shards that the manifest does not list, and nothing that has another name."""
     listed = {out / shard.name for shard in manifest.shards}
     for split in SPLITS:
         for path in (out / split).glob("eyes-*"):
-            if path.with_suffix(".tar") not in listed:
+            if _PART.fullmatch(path.name) and path.with_suffix(".tar") not in listed:
                 path.unlink()

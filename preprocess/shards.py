@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from preprocess.errors import InputError
 from preprocess.files import atomic_file, file_sha256
+from preprocess.storage import Place, Remote
 
 # First line of DALI's index: this version and the number of samples (wds2idx.py in DALI).
 _INDEX_VERSION = "v1.2"
@@ -53,12 +55,12 @@ class IndexEntry:
     components: tuple[tuple[str, int, int, str], ...]
 
 
-def index_path(shard: Path) -> Path:
+def index_path(shard: Place) -> Place:
     """Return the path of a shard's DALI index."""
     return shard.with_suffix(".idx")
 
 
-def record_path(shard: Path) -> Path:
+def record_path(shard: Place) -> Place:
     """Return the path of a shard's record (see `preprocess.pack`)."""
     return shard.with_suffix(".json")
 
@@ -92,6 +94,29 @@ def writing(path: Path) -> Iterator[Callable[[str, dict[str, bytes]], None]]:
         index.write("\n".join([*lines, ""]).encode("ascii"))
 
 
+@contextmanager
+def local_copy(shard: Place) -> Iterator[Path]:
+    """Return a shard that has its index beside it: a copy of those elsewhere, if they exist."""
+    if isinstance(shard, Path):
+        yield shard
+        return
+    with TemporaryDirectory(prefix="eyes-") as folder:
+        for there in (shard, shard.with_suffix(".idx")):
+            if there.exists():
+                Path(folder, there.name).write_bytes(there.read_bytes())
+        yield Path(folder, shard.name)
+
+
+def put_shard(here: Path, there: Remote) -> None:
+    """Put the tar, the index and, last, the record; delete what is not here (no samples)."""
+    record_path(there).unlink()
+    for suffix in (".tar", ".idx", ".json"):
+        if here.with_suffix(suffix).exists():
+            there.with_suffix(suffix).put(here.with_suffix(suffix))
+        else:
+            there.with_suffix(suffix).unlink()
+
+
 @dataclass(frozen=True)
 class ShardIndex:
     """The index of a shard, its lines unparsed: a line costs its bytes, an entry ten times that.
@@ -99,12 +124,12 @@ class ShardIndex:
     A damaged index is an `InputError`: a damaged line, once it is asked for.
     """
 
-    shard: Path
+    shard: Place
     lines: tuple[bytes, ...]
     bytes: int  # of the shard
 
     @classmethod
-    def read(cls, shard: Path) -> ShardIndex:
+    def read(cls, shard: Place) -> ShardIndex:
         """Read the index beside a shard."""
         path = index_path(shard)
         try:
@@ -115,6 +140,8 @@ class ShardIndex:
             return cls(shard, tuple(lines), shard.stat().st_size)
         except FileNotFoundError as error:
             raise InputError(error.filename, "is missing", "Pack again: `make shards`") from None
+        except InputError:  # storage that cannot be reached
+            raise
         except ValueError:
             raise _no_index(shard) from None
 
@@ -138,11 +165,11 @@ class ShardIndex:
         return self.entry(row).key
 
 
-def _no_index(shard: Path) -> InputError:
+def _no_index(shard: Place) -> InputError:
     return InputError(index_path(shard), "is no DALI index", "Pack again with --overwrite")
 
 
-def read_samples(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+def read_samples(shard: Place) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield (key, {extension: bytes}) of a shard's samples, by its index."""
     with shard.open("rb") as file:
         index = ShardIndex.read(shard)
@@ -154,13 +181,13 @@ def read_samples(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
             yield entry.key, parts
 
 
-def read_ahead(shard: Path) -> None:
+def read_ahead(shard: Place) -> None:
     """Ask the system, where it can be asked, to read a shard into its cache in one sweep.
 
     Shuffled samples are read one by one from all over the shard. From a cold disk that takes
     seconds per shard; one sweep takes tenths of a second.
     """
-    if hasattr(os, "posix_fadvise"):
+    if isinstance(shard, Path) and hasattr(os, "posix_fadvise"):
         # Only a hint: if the file is gone, the later read reports it.
         with suppress(OSError), shard.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
 
 from preprocess.errors import InputError
 from preprocess.grid import close_up, grid, outline, save_png
@@ -12,11 +11,12 @@ from preprocess.manifest import Manifest
 from preprocess.mask import decode_label
 from preprocess.pack import PackReport
 from preprocess.shards import read_samples
+from preprocess.storage import Place
 
 _LISTED = 10  # rows of dropped samples that the summary prints; the manifest has all
 
 
-def summary(root: Path, report: PackReport) -> str:
+def summary(root: Place, report: PackReport) -> str:
     """Describe a run of `pack` in a few lines."""
     manifest, eyes = report.manifest, report.manifest.eyes
     splits = ", ".join(f"{record.samples} {name}" for name, record in manifest.splits.items())
@@ -47,7 +47,7 @@ def summary(root: Path, report: PackReport) -> str:
     return "\n".join(lines)
 
 
-def save_preview(root: Path, path: Path, split: str = "", count: int = 16) -> None:
+def save_preview(root: Place, path: Place, split: str = "", count: int = 16) -> None:
     """Save a grid of close-ups of samples: packed image, and the same with the label's outline."""
     manifest = Manifest.load(root)
     shards = manifest.split(split).shards if split else manifest.shards

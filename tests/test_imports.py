@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "train": {"preprocess", "train"},
     "infer": {"preprocess", "train", "infer"},
 }
-HEAVY = {"torch", "cv2", "numpy", "nvidia", "webdataset", "matplotlib", "PIL", "simplejpeg"}
+HEAVY = {"torch", "cv2", "numpy", "nvidia", "webdataset", "matplotlib", "PIL", "simplejpeg",
+         "obstore"}  # fmt: skip
 GROUPS = {"preprocess": preprocess.cli.main, "train": train.cli.main, "infer": infer.cli.main}
 PAGES = "".join(page.read_text() for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 

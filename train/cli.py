@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from preprocess.command import HELP, VERSION, DefaultsTo, reports_errors
+from preprocess.storage import Place, place
 from train.config import AMP, LOADERS, PRESETS, VERIFY
 
 PATH = click.Path(path_type=Path)
 MODEL = Path("output/eye_segmentation_model.pth")
-SHARDS = click.option("--shards", type=PATH, multiple=True, default=[Path("shards")],
-                      show_default="shards", help="Folder of a pack; may be repeated.")  # fmt: skip
+SHARDS = click.option("--shards", multiple=True, default=["shards"], show_default="shards",
+                      help="Folder or URL of a pack; may be repeated.")  # fmt: skip
 TUNE = click.option("--tune/--no-tune", default=True, show_default=True,
                     help="Keep freed memory, let OpenMP threads sleep.")  # fmt: skip
 
@@ -87,7 +88,7 @@ def main() -> None:
 @TUNE
 @reports_errors
 def fit(
-    preset: str | None, shards: tuple[Path, ...], weights: tuple[float, ...],
+    preset: str | None, shards: tuple[str, ...], weights: tuple[float, ...],
     changes: tuple[str, ...], resume: bool, tune: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Train a model; writes model, checkpoints, history, settings and plots to OUTPUT."""
@@ -98,7 +99,7 @@ def fit(
     settings = PRESETS[preset] if preset else {}
     settings = settings | {name: value for name, value in given.items() if value is not None}
     augment = settings.pop("augment", AugmentConfig()).with_changes(changes)
-    config = TrainConfig(shards, weights=weights, augment=augment, **settings)
+    config = TrainConfig(tuple(map(place, shards)), weights=weights, augment=augment, **settings)
     result = run(config, resume=resume)
     f1 = f"{result.judged_by} F1 {result.best.val_f1:.4f}"
     _say(f"{result.model_path}: {f1} (epoch {result.best.epoch})")
@@ -117,15 +118,15 @@ def fit(
 @_computes
 @TUNE
 @reports_errors
-def evaluate(shards: tuple[Path, ...], tune: bool, **given: Any) -> None:
+def evaluate(shards: tuple[str, ...], tune: bool, **given: Any) -> None:
     """Print figures of a model on a split; writes JSON, plots, and grids of best and worst."""
     _tuned(tune)
-    for root in shards:
+    for root in map(place, shards):
         _evaluate(root, **given)
 
 
 def _evaluate(
-    shards: Path, split: str, model_path: Path, output: Path | None, stress: bool, **given: Any
+    shards: Place, split: str, model_path: Path, output: Path | None, stress: bool, **given: Any
 ) -> None:
     from preprocess.files import write_json
     from train.evaluate import evaluate_checkpoint
@@ -170,10 +171,10 @@ def compare(runs: tuple[Path, ...], output: Path) -> None:
 @click.option("--model", "model_path", type=PATH, default=MODEL, show_default=True)
 @click.option("--output", type=PATH, required=True, help="File to write: .onnx or .safetensors.")
 @click.option("--half", is_flag=True, help="ONNX at half the size: filters stored in float16.")
-@click.option("--shards", type=PATH,
+@click.option("--shards", metavar="PACK",
               help="Pack whose val pictures try the ONNX.  [default: drawn faces]")  # fmt: skip
 @reports_errors
-def export(model_path: Path, output: Path, half: bool, shards: Path | None) -> None:
+def export(model_path: Path, output: Path, half: bool, shards: str | None) -> None:
     """Write the weights of a model for others to use: ONNX, or safetensors.
 
     An ONNX file is run by ONNX Runtime and held against torch before it counts.
@@ -184,7 +185,8 @@ def export(model_path: Path, output: Path, half: bool, shards: Path | None) -> N
     checkpoint = Checkpoint.load(model_path)
     if output.suffix == ONNX_SUFFIX:
         digest = export_onnx(checkpoint, output, half=half)
-        check = check_onnx(checkpoint, output, pictures(checkpoint.spec.size, shards))
+        pack = place(shards) if shards else None
+        check = check_onnx(checkpoint, output, pictures(checkpoint.spec.size, pack))
         click.echo(
             f"{output}: on {check.samples} pictures within {check.difference:.1e} of torch, "
             f"IoU of the masks {check.iou:.5f}"

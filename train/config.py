@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.errors import InputError, require
+from preprocess.storage import Place
 
 AMP = ("auto", "bf16", "fp16", "off")
 LOADERS = ("auto", "dali", "portable")
@@ -178,7 +179,7 @@ class AugmentConfig:
 class TrainConfig:
     """A whole run; docs/training.md says more of each setting."""
 
-    shards: Path | tuple[Path, ...]  # a pack, or several
+    shards: Place | tuple[Place, ...]  # a pack, or several
     output: Path = Path("output")
     weights: tuple[float, ...] = ()  # how often an epoch shows each pack's samples; empty: once
     epochs: int = 25
@@ -217,7 +218,7 @@ class TrainConfig:
         require(self.verify in VERIFY, "--verify", f"is {self.verify!r}", ", ".join(VERIFY))
 
     @property
-    def packs(self) -> tuple[Path, ...]:
+    def packs(self) -> tuple[Place, ...]:
         """The folders of all packs."""
         return self.shards if isinstance(self.shards, tuple) else (self.shards,)
 

@@ -31,8 +31,8 @@ def decode(
     fed: deque[list[Encoded]] = deque()  # DALI asks for batches before it hands out earlier ones
 
     def feed() -> Iterator[list[Pixels]]:
-        for rows in batches:
-            fed.append(list(split.read(rows)))
+        for samples in split.read_batches(batches):
+            fed.append(samples)
             yield [np.frombuffer(sample.jpg, np.uint8) for sample in fed[-1]]
 
     gpu = device.type == "cuda"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from preprocess.errors import InputError
+from preprocess.storage import Place
 from train.augment import plain
 from train.calibration import LogitHistogram, logit_counts
 from train.checkpoint import Checkpoint
@@ -144,7 +145,7 @@ class EvaluationRun:
 
 
 def evaluate_checkpoint(
-    model_path: Path, shards: Path, split: str, *, device: str = "auto", loader: str = "auto",
+    model_path: Path, shards: Place, split: str, *, device: str = "auto", loader: str = "auto",
     amp: str = "auto", verify: str = "on",
 ) -> EvaluationRun:  # fmt: skip
     """Evaluate a checkpoint file on a split of a pack; alone or under `torchrun`.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from preprocess.errors import InputError
 from preprocess.files import atomic_file
 from preprocess.sample import SampleConfig, draw_face
+from preprocess.storage import Place
 from train.checkpoint import METADATA, Checkpoint
 from train.data import decoding_threads
 from train.model import fold_batch_norm
@@ -135,7 +136,7 @@ def check_onnx(
     return check
 
 
-def pictures(size: int, shards: Path | None, count: int = 32) -> Iterator[npt.NDArray[np.uint8]]:
+def pictures(size: int, shards: Place | None, count: int = 32) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield batches of 8 pictures to try a network on: of a pack's val split, or drawn faces."""
     if shards is None:
         config = SampleConfig(count, size=size, mask_size=size)

@@ -39,8 +39,7 @@ def decode(
         return send(torch.from_numpy(images), device), send(torch.from_numpy(masks), device)
 
     with ThreadPoolExecutor(threads) as pool:
-        for rows in batches:
-            samples = list(split.read(rows))
+        for rows, samples in zip(batches, split.read_batches(batches), strict=True):
             shape = (len(rows), split.size, split.size)
             images, masks = np.empty((*shape, 3), np.uint8), np.empty(shape, np.uint8)
             step = -(-len(rows) // (_SHARES * threads))

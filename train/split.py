@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from io import FileIO
-from pathlib import Path
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,8 @@ import numpy.typing as npt
 from preprocess.errors import InputError
 from preprocess.files import file_sha256
 from preprocess.manifest import Manifest
-from preprocess.shards import IndexEntry, ShardIndex, index_path, read_ahead
+from preprocess.shards import IndexEntry, ShardIndex, ShardRecord, index_path, read_ahead
+from preprocess.storage import Place, Remote, each
 
 Rows = npt.NDArray[np.int32]
 Centres = npt.NDArray[np.float32]
@@ -63,7 +64,7 @@ class Split:
 
     name: str  # train, val or test
     size: int  # side of the pictures in pixels
-    shards: tuple[tuple[Path, int], ...]  # in the manifests' order, with the samples in each
+    shards: tuple[tuple[Place, int], ...]  # in the manifests' order, with the samples in each
     packs: tuple[Pack, ...]
     checksums: tuple[str, ...] = ()  # of the shards; empty if they are not verified
     _indexes: dict[int, ShardIndex] = field(default_factory=dict, compare=False, repr=False)
@@ -71,22 +72,15 @@ class Split:
     _found: dict[int, Future[str]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def open(cls, root: Path, name: str, verify: bool = True) -> Split:
+    def open(cls, root: Place, name: str, verify: bool = True) -> Split:
         """Read the manifest of a split; an `InputError` if a shard or index is not what it says.
 
         With `verify` the bytes of an index are compared here, those of a shard when it is read.
         """
         manifest = Manifest.load(root)
         records = manifest.split(name).shards
-        for record in records:
-            path = root / record.name
-            if not path.exists():
-                raise InputError(path, "is missing", _AGAIN)
-            found = len(ShardIndex.read(path).lines)
-            if found != record.samples or path.stat().st_size != record.bytes:
-                raise InputError(path, "differs from the manifest", _AGAIN)
-            if verify and file_sha256(index_path(path)) != record.index_sha256:
-                raise InputError(index_path(path), "differs from the manifest", _AGAIN)
+        for _ in each(root, partial(_check_shard, root, verify), records):
+            pass
         shards = tuple((root / record.name, record.samples) for record in records)
         checksums = tuple(record.sha256 for record in records) if verify else ()
         pack = Pack(root.resolve().name, sum(record.samples for record in records))
@@ -94,7 +88,7 @@ class Split:
 
     @classmethod
     def open_all(
-        cls, roots: Sequence[Path], name: str, verify: bool = True, weights: Sequence[float] = ()
+        cls, roots: Sequence[Place], name: str, verify: bool = True, weights: Sequence[float] = ()
     ) -> Split:
         """Open a split of several packs as one; an `InputError` if their pictures differ in size.
 
@@ -190,6 +184,19 @@ class Split:
                 index = self._index(shard)
                 yield _read_sample(files[shard], index.shard, index.entry(line))
 
+    def read_batches(self, batches: Sequence[Rows]) -> Iterator[list[Encoded]]:
+        """Read batches; from object storage, where a sample is a request, many samples ahead."""
+        far = next((path for path, _ in self.shards if isinstance(path, Remote)), None)
+        if far is None:
+            yield from (list(self.read(rows)) for rows in batches)
+            return
+        places = (place for rows in batches for place in self._places(rows))
+        entries = ((self._index(shard), line) for shard, line in places)
+        samples = each(far, _read_alone, entries)
+        for rows in batches:
+            self.verify(wait=False)
+            yield list(islice(samples, len(rows)))
+
     def eyes(self, rows: Rows) -> Centres:
         """Return x and y in pixels of both eyes of samples, N x 2 x 2 float32.
 
@@ -221,7 +228,24 @@ class Split:
         return self._indexes[shard]
 
 
-def _read_sample(file: FileIO, shard: Path, entry: IndexEntry) -> Encoded:
+def _check_shard(root: Place, verify: bool, record: ShardRecord) -> None:
+    path = root / record.name
+    if not path.exists():
+        raise InputError(path, "is missing", _AGAIN)
+    index = ShardIndex.read(path)
+    if len(index.lines) != record.samples or index.bytes != record.bytes:
+        raise InputError(path, "differs from the manifest", _AGAIN)
+    if verify and file_sha256(index_path(path)) != record.index_sha256:
+        raise InputError(index_path(path), "differs from the manifest", _AGAIN)
+
+
+def _read_alone(found: tuple[ShardIndex, int]) -> Encoded:
+    index, line = found
+    with index.shard.open("rb", buffering=0) as file:
+        return _read_sample(file, index.shard, index.entry(line))
+
+
+def _read_sample(file: FileIO, shard: Place, entry: IndexEntry) -> Encoded:
     """Read the members of a sample in one go; the tar's own names must be those of the index."""
     first = min(offset for _, offset, _, _ in entry.components) - _HEADER
     file.seek(first)
@@ -244,7 +268,7 @@ def _read_eyes(index: ShardIndex, size: int) -> Centres:
     """Read the centres of the eyes from the metadata of a shard's samples."""
     usual = [[x * size, y * size] for x, y in _USUAL]
     found = []
-    with index.shard.open("rb", buffering=0) as file:
+    with index.shard.open("rb", buffering=_HEADER) as file:  # an object, whole
         for row in range(len(index.lines)):
             entry = index.entry(row)
             try:
