@@ -10,6 +10,7 @@ from common import iou
 from PIL import Image
 
 from infer import Prediction, Predictor
+from infer.faces import FoundFace
 from preprocess.celebamask import read_plan
 from preprocess.errors import InputError
 from preprocess.image import Geometry, decode_rgb
@@ -121,3 +122,28 @@ def test_a_prediction_draws_and_tells_itself(
     assert np.array_equal(np.asarray(Image.open(tmp_path / "m.png")) > 0, prediction.mask)
     assert prediction.to_dict("a.jpg")["photo"] == "a.jpg"
     assert [len(face["eyes"]) for face in prediction.to_dict()["faces"]] == [len(prediction.eyes)]
+
+
+def test_a_crowd_goes_through_the_network_a_few_faces_at_a_time() -> None:
+    batches = []
+
+    class Red:
+        size, stride, threshold = 192, 32, 0.5
+
+        def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            batches.append(len(images))
+            return images[..., 0].astype(np.float32) / 255
+
+    predictor, rng = Predictor(Red()), np.random.default_rng(0)  # type: ignore[arg-type]
+    photo = rng.integers(0, 255, (200, 3000, 3), dtype=np.uint8)
+    points = np.array([[40, 60], [80, 60], [60, 80], [45, 100], [75, 100]], np.float32)
+    found = [
+        FoundFace((120.0 * n, 20.0, 100.0, 120.0), points + np.array([120 * n, 0], np.float32), 0.9)
+        for n in range(20)
+    ]
+    looks = predictor.look(photo, found=found)
+    predictor.see(photo, looks)
+    assert batches == [8, 8, 4]
+    for look in looks:
+        assert look.frame is not None
+        np.testing.assert_allclose(look.plane, look.frame.sample(photo)[..., 0] / 255, atol=1e-6)
