@@ -31,6 +31,9 @@ _ACROSS, _DOWN, _BELOW = 4.0, 3.6, 0.1
 _ROOM = 2.0  # of a face's longer side, for a second look at it
 _EYE = 0.09  # of that square: usual width of an eye, the median less a tenth (docs/inference.md)
 _LIKELY = 0.01  # a probability that is worth being brought back
+# Eyes narrower than so many pixels of the photograph are enlarged softly: the pixels' own grid, and what
+# JPEG leaves along it, hide them from the network. Sigma, in pixels of the photograph (docs/inference.md).
+_TINY, _SOFT = 9.0, 0.45
 _SHARP = 0.7  # scale from which bilinear sampling leaves out no pixel worth mentioning
 
 
@@ -116,7 +119,10 @@ class FaceFrame:
         part, matrix = rgb[y:bottom, x:right], _moved(self.matrix, (x, y))
         if self.scale > _SHARP:  # nothing to be lost: one pixel of the photo makes one or more
             rule = cv2.INTER_CUBIC if self.scale > 1 else cv2.INTER_LINEAR
-            return _warped(part, matrix, (self.width, self.height), rule)
+            drawn = _warped(part, matrix, (self.width, self.height), rule)
+            if self.eye < _TINY:
+                drawn = np.asarray(cv2.GaussianBlur(drawn, (0, 0), _SOFT * self.scale), np.uint8)
+            return drawn
         # As in packing: shrink by area to between 2x and 4x, turn, and take the area again.
         shrink = int(0.5 / self.scale)
         if shrink >= 2:

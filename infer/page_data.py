@@ -43,6 +43,7 @@ def constants() -> dict[str, Any]:
             "across": frame._ACROSS, "down": frame._DOWN, "below": frame._BELOW,
             "wide": frame._WIDE, "high": frame._HIGH, "middle": frame._MIDDLE,
             "likely": frame._LIKELY, "room": frame._ROOM, "eye": frame._EYE, "sharp": frame._SHARP,
+            "tiny": frame._TINY, "soft": frame._SOFT,
             "leastEyeDistance": frame.LEAST_EYE_DISTANCE,
         },
         "eyes": {

@@ -113,6 +113,18 @@ def test_nothing_is_aliased_however_large_the_face() -> None:
     assert np.abs(back[3:-3, 3:-3] - 0.5).max() < 0.05, "a face smaller than its frame"
 
 
+@pytest.mark.parametrize(
+    ("eyes", "lowest", "highest"), [(16, 0.0, 0.3), (24, 0.0, 0.3), (30, 0.8, 1)]
+)
+def test_the_grid_of_pixels_fades_if_eyes_are_tiny(
+    eyes: int, lowest: float, highest: float
+) -> None:
+    """A chess board of pixels: all contrast is left of eyes from 9 pixels on, little below."""
+    board = np.indices((200, 200)).sum(axis=0).astype(np.uint8) % 2 * 255
+    band = framed(landmarks((100, 100), eyes)).sample(np.dstack([board] * 3))
+    assert lowest <= np.ptp(band[30:-30, 30:-30].astype(int)) / 255 <= highest
+
+
 def test_a_face_at_the_rim_or_outside_repeats_the_border() -> None:
     photo = np.full((100, 100, 3), 77, np.uint8)
     for centre in ((0, 0), (99, 50), (-200, -200), (500, 50)):

@@ -1,6 +1,6 @@
 /** What the network sees of a photo, and the way back: the rules of infer/frame.py. */
 import {
-  apply, blur, clamp, invert, moved, resizeArea, round, shrinkBy, toCentres, warp, warpPlane,
+  apply, blur, blurred, clamp, invert, moved, resizeArea, round, shrinkBy, toCentres, warp, warpPlane,
 } from "./raster";
 import type { Box, Constants, Matrix, Picture, Plane, Point } from "./types";
 
@@ -81,9 +81,11 @@ export class FaceFrame implements Frame {
 
   sample(photo: Picture): Picture {
     const { width, height, scale } = this;
-    if (scale > this.constants.frame.sharp) {
+    const { sharp, tiny, soft } = this.constants.frame;
+    if (scale > sharp) {
       const back = invert(toCentres(this.matrix));
-      return warp(photo, back, width, height, scale > 1 ? "cubic" : "linear");
+      const drawn = warp(photo, back, width, height, scale > 1 ? "cubic" : "linear");
+      return this.eye < tiny ? blurred(drawn, soft * scale) : drawn;
     }
     // Shrink by area to between 2x and 4x, turn, and take the area again.
     const times = Math.floor(0.5 / scale);

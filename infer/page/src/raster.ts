@@ -206,3 +206,15 @@ export function blur(plane: Plane, sigma: number): Plane {
   const rows = pass(plane.data, width, height, 1, width);
   return { data: pass(rows, height, width, width, 1), width, height };
 }
+
+/** A picture after `blur`, each colour by itself. */
+export function blurred({ data, width, height }: Picture, sigma: number): Picture {
+  const out = new Uint8ClampedArray(data.length).fill(255);
+  for (let colour = 0; colour < 3; colour++) {
+    const plane = Float32Array.from({ length: width * height }, (_, n) => data[4 * n + colour]!);
+    blur({ data: plane, width, height }, sigma).data.forEach((value, n) => {
+      out[4 * n + colour] = value;
+    });
+  }
+  return { data: out, width, height };
+}

@@ -8,7 +8,8 @@ export interface Constants {
   };
   frame: {
     across: number; down: number; below: number; wide: number; high: number; middle: number;
-    likely: number; room: number; eye: number; sharp: number; leastEyeDistance: number;
+    likely: number; room: number; eye: number; sharp: number; tiny: number; soft: number;
+    leastEyeDistance: number;
   };
   eyes: { closed: number; telling: number; leastShare: number; edge: number };
   oneFace: {
