@@ -31,8 +31,8 @@ _ACROSS, _DOWN, _BELOW = 4.0, 3.6, 0.1
 _ROOM = 2.0  # of a face's longer side, for a second look at it
 _EYE = 0.09  # of that square: usual width of an eye, the median less a tenth (docs/inference.md)
 _LIKELY = 0.01  # a probability that is worth being brought back
-# Eyes narrower than so many pixels of the photograph are enlarged softly: the pixels' own grid, and what
-# JPEG leaves along it, hide them from the network. Sigma, in pixels of the photograph (docs/inference.md).
+# Eyes under so many pixels of the photograph are enlarged softly: the grid of its pixels, and what
+# JPEG leaves along it, hide them from the network. Sigma in pixels of it (docs/inference.md).
 _TINY, _SOFT = 9.0, 0.45
 _SHARP = 0.7  # scale from which bilinear sampling leaves out no pixel worth mentioning
 
