@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -123,3 +124,11 @@ def test_licences_of_all_that_is_needed_are_allowed_and_an_unknown_one_is_refuse
     first, second = done.stderr.splitlines()
     assert first.startswith("Error: click 9.0: GPL-3.0-only is not")
     assert second.startswith("Error: tqdm 9.0: none stated is not")
+
+
+def test_every_pin_has_its_hashes() -> None:
+    """The other lines of hashes.txt are what other systems need."""
+    pins, hashed = ((ROOT / name).read_text() for name in ("constraints.txt", ".ci/hashes.txt"))
+    for pin in (line for line in pins.splitlines() if "==" in line and line[0] != "#"):
+        name = re.escape(pin.lower().replace("_", "-"))
+        assert re.search(rf"^{name}\b.*\n    --hash=sha256:[0-9a-f]{{64}}", hashed, re.M)
