@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -35,7 +36,6 @@ _AGAIN = "Pack again: `make shards`"
 _MIXED = 4096  # samples that an epoch shuffles as one: a few shards
 _KEPT_LINES = 4 * _MIXED  # of indexes: what is read now, and what is read ahead
 _HEADER = 512  # bytes of a tar header
-_HASHING = ThreadPoolExecutor(1, "verify")  # beside the decoding; hashlib lets go of Python's lock
 # Where CelebA-HQ's alignment puts the eyes, as shares of the side; for pictures that show none.
 _USUAL = ((0.37, 0.48), (0.63, 0.48))
 
@@ -221,11 +221,28 @@ class Split:
             path = self.shards[shard][0]
             read_ahead(path)
             if self.checksums and shard not in self._found:
-                self._found[shard] = _HASHING.submit(file_sha256, path)
+                self._found[shard] = _hashed(path)
             while sum(len(index.lines) for index in self._indexes.values()) > _KEPT_LINES:
                 del self._indexes[next(iter(self._indexes))]
             self._indexes[shard] = ShardIndex.read(path)
         return self._indexes[shard]
+
+
+def _hashed(path: Place) -> Future[str]:
+    """Compute a checksum beside the decoding: hashlib lets go of Python's lock.
+
+    No pool: one whose first thread is being started when a Ctrl-C comes keeps its process for ever.
+    """
+    found: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(file_sha256(path))
+        except BaseException as error:  # raised again by whoever asks for the result
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="verify", daemon=True).start()
+    return found
 
 
 def _check_shard(root: Place, verify: bool, record: ShardRecord) -> None:

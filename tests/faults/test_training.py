@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from common import call, fails, flip, tiny
+from common import call, fails, flip, python, tiny
 
 from preprocess.errors import InputError
 from preprocess.files import locked
@@ -153,6 +153,30 @@ def test_a_shard_that_changed_is_found_in_the_first_epoch(
     assert not epoch_files(output), "the first epoch is not finished"
     if cache == "off":
         assert call(main, *words, "--verify", "off").exit_code == 0
+
+
+INTERRUPTED = """
+import sys, threading
+from train.cli import main
+start = threading.Thread.start
+def interrupted(thread):
+    start(thread)
+    if thread.name.startswith(sys.argv[1]):
+        raise KeyboardInterrupt
+threading.Thread.start = interrupted
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("name", ["verify", "ThreadPoolExecutor"])
+def test_a_ctrl_c_while_a_thread_is_being_started_ends_the_process(
+    pack_root: Path, tmp_path: Path, name: str
+) -> None:
+    words = ("--shards", pack_root, "--output", tmp_path, "--epochs", 1, "--loader", "portable")
+    done = python("-c", INTERRUPTED, name, *words, timeout=60)
+    assert (done.returncode, done.stderr.splitlines()[-1][:12]) == (130, "Interrupted."), (
+        done.stderr
+    )
 
 
 def test_an_evaluation_finds_a_changed_shard_too(
