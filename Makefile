@@ -152,7 +152,7 @@ faults: $(VENV)/.installed-dev ## damaged files by the thousand, kills by the hu
 	EYES_FUZZ=$(or $(ROUNDS),2000) EYES_SEED=$(or $(SEED),0) EYES_KILLS=280 $(PY) -m pytest tests/faults
 
 test-page: page $(VENV)/.installed-dev ## the live page in Chromium (Debian: apt-get install chromium)
-	$(PY) -m pytest tests/test_page.py
+	$(PY) -m pytest tests/page
 
 test-cloud: $(VENV)/.installed-cloud ## packs in object storage, against a server on loopback
 	$(PY) -m pytest tests/test_cloud.py
