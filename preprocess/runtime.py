@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -34,6 +34,7 @@ _MALLOC = (
     ("MALLOC_TOP_PAD_", -2, 64 << 20),
 )
 _LOOK_SECONDS = 0.2  # how often a pool looks for a Ctrl-C
+_LAST_SECONDS = 10  # for a worker without tasks to end
 
 
 def keep_freed_memory() -> bool:
@@ -79,7 +80,9 @@ def in_processes(
     # spawn: a fork of a process with running threads (torch, DALI, OpenCV) can deadlock.
     spawn = multiprocessing.get_context("spawn")
     with _interrupts_noted() as noted:
+        others = multiprocessing.active_children()
         executor = ProcessPoolExecutor(workers, spawn, initializer=_start_worker)
+        waiting: set[Future[R]] = set()
         try:
             with _interrupts_blocked():
                 waiting = {executor.submit(job, task) for task in tasks}
@@ -91,7 +94,13 @@ def in_processes(
             remedy = "What is finished is kept: run again, with fewer --workers if memory was short"
             raise InputError("--workers", "a worker process was killed", remedy) from None
         finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+            executor.shutdown(wait=False)
+            wait([future for future in waiting if not future.cancel()])
+            # A worker that is killed now may leave the queue locked that the others still read.
+            for worker in set(multiprocessing.active_children()).difference(others):
+                worker.join(_LAST_SECONDS)
+                worker.kill()
+            executor.shutdown()
     if noted:
         raise KeyboardInterrupt
 

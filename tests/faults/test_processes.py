@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from common import tiny
+from common import python, tiny
 
 from preprocess.errors import InputError
 from train.config import TrainConfig
@@ -100,3 +100,24 @@ def test_a_process_without_a_sample_is_refused_at_the_start() -> None:
     Processes(0, 2).check(2, "val")
     with pytest.raises(InputError, match=r"split 'val': has 1 samples for 2 processes"):
         Processes(1, 2).check(1, "val")
+
+
+LATE = """
+import os, signal, sys, time
+from concurrent.futures.process import _ExecutorManagerThread as Manager
+from preprocess import runtime
+runtime._LAST_SECONDS = 0.5
+end = Manager.join_executor_internals
+def killed(manager):
+    time.sleep(0.5)  # both workers wait for a task by now, one of them with the lock
+    os.kill([*manager.processes][int(sys.argv[1])], signal.SIGKILL)
+    end(manager)
+Manager.join_executor_internals = killed
+print(sorted(runtime.in_processes(abs, [-3, -2, -1], 2)))
+"""
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_worker_that_is_killed_at_the_very_end_keeps_nobody_waiting(number: int) -> None:
+    done = python("-c", LATE, number, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "[1, 2, 3]\n"), done.stderr
