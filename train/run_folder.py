@@ -18,6 +18,7 @@ SETTINGS_FILE = "settings.json"
 NON_FINITE_FILE = "non_finite_loss.json"
 _EVALUATION_FILES = ("evaluation_*.json", "reliability_*.png", "stress_*", "best_*.png",
                      "median_*.png", "worst_*.png")  # fmt: skip
+_BEFORE = {"accumulate": 1}  # of runs that are older than a setting
 _KEPT = 2  # training checkpoints, besides the best
 
 
@@ -52,7 +53,7 @@ class EpochRecord:
 def read_run(output: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
     """Return the settings and the history that a run left; an `InputError` if they are damaged."""
     try:
-        settings = json.loads((output / SETTINGS_FILE).read_text())["settings"]
+        settings = _BEFORE | json.loads((output / SETTINGS_FILE).read_text())["settings"]
         lines = (output / HISTORY_FILE).read_text().splitlines()
         history = [from_fields(EpochRecord, json.loads(line)) for line in lines]
         if not history:
@@ -92,8 +93,7 @@ def latest_checkpoint(output: Path, decides: dict[str, Any]) -> Checkpoint | Non
     then = checkpoint.training.get("decides")
     if then is None:
         raise InputError(paths[-1], "holds no state of a training run", "Train without --resume")
-    before = {"accumulate": 1}  # runs that are older than this setting
-    now, then = json.loads(json.dumps([decides, before | then]))
+    now, then = json.loads(json.dumps([decides, _BEFORE | then]))
     for name in now.keys() | then.keys():
         if now.get(name) != then.get(name):
             problem = f"was trained with {name}={then.get(name)}, now it is {now.get(name)}"
