@@ -19,7 +19,7 @@ from preprocess.image import RGB
 _FOLLOWED = 0.4  # overlap from which a face is that of the frame before
 _ANEW = 12  # frames after which faces are searched for everywhere
 _GONE = 0.5  # of the distance of the eyes: who moved that far is not averaged
-_ROOM = 1.25  # of a face's longer side, to every side of its middle: where the next frame looks
+_REACH = 1.25  # of a face's longer side, to every side of its middle: where the next frame looks
 
 
 class Tracker:
@@ -46,7 +46,7 @@ class Tracker:
     def _near(self, rgb: RGB, face: FoundFace) -> FoundFace | None:
         """Find a face of the frame before again; None if it is lost."""
         x, y, width, height = face.box
-        reach = _ROOM * max(width, height)
+        reach = _REACH * max(width, height)
         left, top = (max(0, int(v)) for v in (x + width / 2 - reach, y + height / 2 - reach))
         right, bottom = (int(v) + 1 for v in (x + width / 2 + reach, y + height / 2 + reach))
         part = rgb[top:bottom, left:right]

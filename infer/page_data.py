@@ -55,7 +55,7 @@ def constants() -> dict[str, Any]:
             "amid": predictor._AMID, "gap": predictor._GAP, "filled": predictor._FILLED,
         },
         "follow": {
-            "followed": follow._FOLLOWED, "anew": follow._ANEW, "room": follow._ROOM,
+            "followed": follow._FOLLOWED, "anew": follow._ANEW, "reach": follow._REACH,
             "gone": follow._GONE,
             "smooth": next(p.default for p in cli.clip.params if p.name == "smooth"),
         },

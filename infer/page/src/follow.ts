@@ -54,7 +54,7 @@ export class Follower {
 
   private async near(frame: Picture, face: FoundFace): Promise<FoundFace | null> {
     const [x, y, width, height] = face.box;
-    const reach = this.constants.follow.room * Math.max(width, height);
+    const reach = this.constants.follow.reach * Math.max(width, height);
     const left = Math.max(0, Math.trunc(x + width / 2 - reach));
     const top = Math.max(0, Math.trunc(y + height / 2 - reach));
     const right = Math.min(frame.width, Math.trunc(x + width / 2 + reach) + 1);

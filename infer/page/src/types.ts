@@ -16,7 +16,7 @@ export interface Constants {
     alike: number; apart: [number, number]; slope: number; amid: [number, number]; gap: number;
     filled: number;
   };
-  follow: { followed: number; anew: number; room: number; gone: number; smooth: number };
+  follow: { followed: number; anew: number; reach: number; gone: number; smooth: number };
   texts: { noFace: string; tooSmall: string };
 }
 
