@@ -101,23 +101,24 @@ class Count:
         return Count(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
-def plan_parts(inputs: list[str], recursive: bool, facts: dict[str, Any]) -> dict[str, Part]:
-    """Cut the sorted list of photographs (of `find_photos`, or one URL of a folder) into parts.
+def list_photos(inputs: list[str], recursive: bool) -> Iterable[str]:
+    """Return photographs in order; an `InputError` if there is none."""
+    if len(inputs) == 1:
+        folder = place(inputs[0])
+        if isinstance(folder, Remote):  # comes in order: nobody has to hold all of it
+            return photos_in(folder, recursive)
+        if folder.is_dir():
+            return sorted(photos_in(folder, recursive))
+    return sorted(map(str, find_photos(inputs, recursive)))
 
-    An `InputError` if there is none.
-    """
-    where = place(inputs[0]) if "://" in inputs[0] and len(inputs) == 1 else Path(inputs[0])
-    if isinstance(where, Remote):  # listed in order: no need to hold the list
-        photos: Iterable[str] = photos_in(where, recursive)
-    elif len(inputs) == 1 and where.is_dir():
-        photos = sorted(photos_in(where, recursive))
-    else:
-        photos = sorted(map(str, find_photos(inputs, recursive)))
+
+def cut(photos: Iterable[str], facts: dict[str, Any]) -> dict[str, Part]:
+    """Cut the list of photographs into parts."""
     photos = iter(photos)
     first = list(islice(photos, 64 * _MOST))  # more have parts of full size
     size, photos = samples_per_shard(len(first), _MOST), chain(first, photos)
-    cut = iter(lambda: list(islice(photos, size)), [])
-    parts = (Part.of(number, some, facts) for number, some in enumerate(cut))
+    slices = iter(lambda: list(islice(photos, size)), [])
+    parts = (Part.of(number, some, facts) for number, some in enumerate(slices))
     return {part.name: part for part in parts}
 
 
@@ -143,7 +144,7 @@ def write_parts(
         holds other parts. A photograph that cannot be read is a row.
     """
     facts = config.facts()
-    parts = plan_parts(inputs, recursive, facts)
+    parts = cut(list_photos(inputs, recursive), facts)
     total = sum(part.count for part in parts.values())
     with locked(config.out):
         remove_unfinished(config.out)
