@@ -100,8 +100,8 @@ def photos(
         if given := [name for name, value in others.items() if value]:
             remedy = "Give it alone: it writes rows only, and what is done is skipped anyway"
             raise InputError("--parquet", f"is given together with {given[0]}", remedy)
-        _write_parts([*images, *more], recursive, parquet, workers, **common)
-        return
+    elif workers:
+        raise InputError("--workers", "is for --parquet", "Leave it out: all cores are used")
     if video or webcam is not None:  # as before there was a command for it
         if images or more or len(views) > 1:
             raise InputError("--video", "is given together with something else", "Give one")
@@ -110,6 +110,9 @@ def photos(
         return
     if not (images or more):
         raise InputError("--image", "is not given", "Give a photo, a folder or a pattern")
+    if parquet:
+        _write_parts([*images, *more], recursive, parquet, workers, **common)
+        return
     from infer.output import View
     from infer.photos import check_results, find_photos, plan, remove_leftovers
 

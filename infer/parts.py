@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from infer.network import weights_file
+from infer.output import Prediction
 from infer.photos import find_photos, photos_in
 from infer.predictor import Faces, Predictor
 from infer.record import COLUMNS, eye_rows
@@ -43,7 +44,8 @@ SCHEMA = "eye-segmentation-rows/1"
 NO_EYE = "no open eye was found"
 _TYPES = {"photo": "string", "face": "int32", "side": "string", "area": "int32",
           "problem": "string"}  # fmt: skip
-_ROWS = pyarrow.schema([(name, _TYPES.get(name, "float64")) for name in (*COLUMNS, "problem")])
+_SCHEMA = pyarrow.schema([(name, _TYPES.get(name, "float64")) for name in (*COLUMNS, "problem")])
+_Row = tuple[str | float | None, ...]
 _METADATA = b"eye_segmentation"
 _MOST = 1024  # photographs in a part; of fewer than 32,768 smaller parts, so that all cores work
 _AT_ONCE = 8  # photographs that a worker reads from object storage at a time
@@ -74,7 +76,7 @@ class Part:
     name: str
     digest: str  # of the facts and the photographs
     count: int
-    packed: bytes  # the photographs, deflated: a plan holds millions
+    packed: bytes  # the photographs, compressed: a plan holds millions
 
     @classmethod
     def of(cls, number: int, photos: list[str], facts: dict[str, Any]) -> Part:
@@ -103,7 +105,7 @@ class Count:
 
 def list_photos(inputs: list[str], recursive: bool) -> Iterable[str]:
     """Return photographs in order; an `InputError` if there is none."""
-    if len(inputs) == 1:
+    if len(inputs) == 1 and inputs[0]:
         folder = place(inputs[0])
         if isinstance(folder, Remote):  # comes in order: nobody has to hold all of it
             return photos_in(folder, recursive)
@@ -184,34 +186,30 @@ def _known(path: Place) -> dict[str, Any]:
     """Return what a part says of itself; nothing if it is none."""
     try:
         with path.open("rb") as file:
-            known: dict[str, Any] = json.loads(parquet.read_schema(file).metadata[_METADATA])
-        return known
+            return dict(json.loads(parquet.read_schema(file).metadata[_METADATA]))
     except InputError:  # storage that cannot be reached
         raise
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException):
         return {}
 
 
 def write_part(config: PartsConfig, facts: dict[str, Any], part: Part) -> Count:
     """Segment the photographs of a part and write their rows: the work of one process."""
     predictor = _predictor(config.model, config.device, config.max_megapixels)
-    photos, rows, count = part.photos(), [], Count()
-    source = _place(photos[0])
-    for photo, data in zip(photos, each(source, _read, photos, _AT_ONCE), strict=True):
-        name, eyes = _text(photo), []
+    photos, rows, count = part.photos(), list[_Row](), Count()
+    read = each(_place(photos[0]), _read, photos, _AT_ONCE)
+    for photo, data in zip(photos, read, strict=True):
         try:
             if isinstance(data, InputError):
                 raise data
-            prediction = predict_file(predictor, config.faces, photo, data)
-            eyes = [(*row, None) for row in eye_rows(name, prediction.faces)]
-            count += Count(1, len(eyes))
-            problem = remark(prediction) or NO_EYE
+            some, eyes = _rows(predict_file(predictor, config.faces, photo, data), _text(photo))
+            count += Count(1, eyes)
         except InputError as error:
+            some = [_no_eye(_text(photo), _text(str(error)))]
             count += Count(1, failed=1, unread=int(error is data))
-            problem = _text(str(error))
-        rows += eyes or [(name, *(None,) * (len(_ROWS) - 2), problem)]
+        rows += some
     said = json.dumps(facts | {"digest": part.digest, "count": asdict(count)})
-    schema = _ROWS.with_metadata({_METADATA: said})
+    schema = _SCHEMA.with_metadata({_METADATA: said})
     table = pyarrow.table([list(column) for column in zip(*rows, strict=True)], schema=schema)
     with atomic_file(config.out / part.name) as file:
         parquet.write_table(table, file, compression="zstd")
@@ -221,6 +219,16 @@ def write_part(config: PartsConfig, facts: dict[str, Any], part: Part) -> Count:
 @lru_cache(maxsize=1)  # a process loads the network once
 def _predictor(model: Path | None, device: str, max_megapixels: float) -> Predictor:
     return Predictor.from_checkpoint(model, device, 1, max_megapixels)
+
+
+def _rows(prediction: Prediction, name: str) -> tuple[list[_Row], int]:
+    """Return the rows of a photograph, and how many eyes it has."""
+    eyes = [(*row, None) for row in eye_rows(name, prediction.faces)]
+    return eyes or [_no_eye(name, remark(prediction) or NO_EYE)], len(eyes)
+
+
+def _no_eye(name: str, problem: str) -> _Row:
+    return (name, *[None] * (len(COLUMNS) - 1), problem)
 
 
 def _place(photo: str) -> Place:

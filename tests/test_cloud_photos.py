@@ -14,6 +14,7 @@ from s3 import KEY, SECRET, Proxy, objects
 
 from infer.cli import main
 from preprocess import storage
+from preprocess.errors import InputError
 from preprocess.storage import Remote
 
 pytest.importorskip("pyarrow", reason="needs pip install '.[parquet]'")
@@ -171,3 +172,9 @@ def test_what_holds_no_photo_is_one_line(
 ) -> None:
     fails(call("--image", url, "--parquet", tmp_path / "out"), message)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_list_that_is_not_in_order_is_refused(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(Remote, "_call", lambda *_, **__: [{"path": "b.jpg"}, {"path": "a.jpg"}])
+    with pytest.raises(InputError, match="s3://faces: is not listed in order"):
+        list(Remote("s3://faces").walk())

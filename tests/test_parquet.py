@@ -20,7 +20,7 @@ from PIL import Image
 from infer.cli import main
 from infer.network import BUNDLED
 from preprocess.errors import InputError
-from preprocess.files import file_sha256, read_file
+from preprocess.files import file_sha256, locked, read_file
 
 pyarrow = pytest.importorskip("pyarrow", reason="needs pip install '.[parquet]'")
 from pyarrow import parquet  # noqa: E402
@@ -101,7 +101,10 @@ def test_only_missing_parts_are_done_again(
     changed = {name for name in after if after[name] != before.get(name)}
     assert changed == {"part-000001.parquet"}
     assert rows(tmp_path) == whole
-    assert not list(tmp_path.glob("*.tmp"))
+    assert parquet.read_table(tmp_path).num_rows == len(whole), "the folder is one table"
+    assert not list(tmp_path.glob(".*.tmp"))
+    with locked(tmp_path):
+        fails(call(*words), f"{tmp_path}: is in use by another run")
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -168,7 +171,7 @@ def test_a_killed_run_goes_on_to_the_same_rows(
     call(*words)
     assert {**written(tmp_path), **kept} == written(tmp_path)
     assert rows(tmp_path) == whole
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_a_part_is_compressed_and_says_what_it_was_made_from(photos: Path, tmp_path: Path) -> None:
@@ -204,6 +207,7 @@ def test_parts_are_of_full_size_only_in_large_sets_and_cut_in_order() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--image", ""], "--image: is empty"),
         (["--csv", "t.csv"], "--parquet: is given together with --csv"),
         (["--json"], "is given together with --json"),
         (["--mask-only"], "is given together with --write"),
