@@ -108,7 +108,9 @@ def test_only_missing_parts_are_done_again(
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_run_with_something_else_is_refused_unless_told(photos: Path, tmp_path: Path) -> None:
+def test_a_run_with_something_else_is_refused_unless_told(
+    photos: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
     words = ["--image", photos, "--parquet", tmp_path / "out"]
     assert call(*words).exit_code == 2  # of text.png
     before = written(tmp_path / "out")
@@ -122,7 +124,13 @@ def test_a_run_with_something_else_is_refused_unless_told(photos: Path, tmp_path
     ):  # fmt: skip
         problem = f"part-00000{number}.parquet: is of a run with other {what}"
         fails(call(*given), problem, "or --overwrite to replace such parts")
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "__version__", "99")
+        fails(call(*words), "is of a run with other version.")
     assert written(tmp_path / "out") == before
+    last = shutil.copy(photos / "grey.png", tmp_path)  # test_... comes behind photos...
+    assert "13 photos" in call(*words, last).stdout
+    assert before.items() < written(tmp_path / "out").items()
     (tmp_path / "out" / "mine.parquet").write_bytes(b"not a part")
     assert call(*fewer, *words[2:], "--overwrite").exit_code == 0
     after = written(tmp_path / "out")
