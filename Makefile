@@ -64,7 +64,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,$(EXTRAS)]"
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,parquet,$(EXTRAS)]"
 	@touch $@
 
 # Not in `dev`: moto and what it needs take 130 MB.
@@ -154,8 +154,8 @@ faults: $(VENV)/.installed-dev ## damaged files by the thousand, kills by the hu
 test-page: page $(VENV)/.installed-dev ## the live page in Chromium (Debian: apt-get install chromium)
 	$(PY) -m pytest tests/page
 
-test-cloud: $(VENV)/.installed-cloud ## packs in object storage, against a server on loopback
-	$(PY) -m pytest tests/test_cloud.py
+test-cloud: $(VENV)/.installed-cloud ## packs and photos in object storage, against a server on loopback
+	$(PY) -m pytest tests/test_cloud.py tests/test_cloud_photos.py
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(PY) -m ruff check .

@@ -67,6 +67,10 @@ def main() -> None:
 @click.option("--overlay", is_flag=True, help="Same as --write overlay: photo | overlay.")
 @click.option("--mask-only", is_flag=True, help="Same as --write mask, at the photo's own size.")
 @click.option("--csv", "table", type=PATH, help="Write a table, too: a row for each eye.")
+@click.option("--parquet", metavar="FOLDER", help="Write nothing but rows, for millions of photos: "
+              "a folder or URL of Parquet files. --image may then be a URL, too.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=1),
+              help="Processes for --parquet.  [default: one a core]")  # fmt: skip
 @click.option("--skip-existing", is_flag=True, help="Leave out photos whose results exist.")
 @click.option("--video", type=PATH, hidden=True)
 @click.option("--webcam", type=int, hidden=True)
@@ -76,7 +80,8 @@ def main() -> None:
 def photos(
     context: click.Context, /, images: tuple[str, ...], more: tuple[str, ...], recursive: bool,
     output: Path | None, views: tuple[str, ...], overlay: bool, mask_only: bool,
-    table: Path | None, skip_existing: bool, video: Path | None, webcam: int | None, **common: Any,
+    table: Path | None, parquet: str | None, workers: int | None, skip_existing: bool,
+    video: Path | None, webcam: int | None, **common: Any,
 ) -> None:  # fmt: skip
     """Cut out the eyes of photographs: every face, every eye, at the photo's own resolution.
 
@@ -88,6 +93,15 @@ def photos(
     if overlay and mask_only:
         raise InputError("--overlay", "is given together with --mask-only", "Choose one")
     views += ("overlay",) * overlay + ("mask",) * mask_only
+    if parquet:
+        others = {"--output": output, "--write": views, "--csv": table, "--json": common["json"],
+                  "--skip-existing": skip_existing, "--video": video,
+                  "--webcam": webcam is not None}  # fmt: skip
+        if given := [name for name, value in others.items() if value]:
+            remedy = "Give it alone: it writes rows only, and what is done is skipped anyway"
+            raise InputError("--parquet", f"is given together with {given[0]}", remedy)
+    elif workers:
+        raise InputError("--workers", "is for --parquet", "Leave it out: all cores are used")
     if video or webcam is not None:  # as before there was a command for it
         if images or more or len(views) > 1:
             raise InputError("--video", "is given together with something else", "Give one")
@@ -96,6 +110,9 @@ def photos(
         return
     if not (images or more):
         raise InputError("--image", "is not given", "Give a photo, a folder or a pattern")
+    if parquet:
+        _write_parts([*images, *more], recursive, parquet, workers, **common)
+        return
     from infer.output import View
     from infer.photos import check_results, find_photos, plan, remove_leftovers
 
@@ -145,6 +162,28 @@ def _run(jobs: list[Any], table: Path | None, faces: str, **common: Any) -> int:
     elif done:
         click.echo(f"{one_line(', '.join(map(str, jobs[0].results)))}: {found_here}")
     return failures
+
+
+def _write_parts(
+    images: list[str], recursive: bool, out: str, workers: int | None, faces: str,
+    overwrite: bool, model: Path | None, device: str, max_megapixels: float, tune: bool,
+    verbose: bool, **_: Any,
+) -> None:  # fmt: skip
+    """Write Parquet files; exit code 2 if a photograph failed, in this run or an earlier one."""
+    _tune(tune, verbose)
+    from infer.parts import PartsConfig, write_parts
+    from preprocess.storage import place
+
+    config = PartsConfig(place(out), model, device, _faces(faces), max_megapixels)
+    said = time.monotonic()
+    for count, total in write_parts(config, images, recursive, workers, overwrite):
+        if time.monotonic() - said > _SECONDS:
+            said = time.monotonic()
+            click.echo(f"{count.photos} of {total} photos", err=True)
+    failed = f", {count.failed} failed (see column problem)" if count.failed else ""
+    click.echo(f"{one_line(out)}: {count.photos} photos, {count.eyes} eye(s){failed}")
+    if count.failed:
+        raise SystemExit(2)
 
 
 @main.command("video")
@@ -215,14 +254,18 @@ def _predictor(
     threads: int, model: Path | None, device: str, max_megapixels: float, tune: bool,
     verbose: bool, **_: Any,
 ) -> Any:  # fmt: skip
+    _tune(tune, verbose)
+    from infer.predictor import Predictor
+
+    return Predictor.from_checkpoint(model, device, threads, max_megapixels)
+
+
+def _tune(tune: bool, verbose: bool) -> None:
     from preprocess.runtime import tune_process
 
     said = tune_process(tune)
     if verbose:
         print(said, file=sys.stderr)
-    from infer.predictor import Predictor
-
-    return Predictor.from_checkpoint(model, device, threads, max_megapixels)
 
 
 def _faces(text: str) -> str | int:

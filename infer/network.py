@@ -15,6 +15,7 @@ from preprocess.files import read_file
 
 Plane = npt.NDArray[np.float32]
 BUNDLED = Path(__file__).parent / "weights" / "eyes.onnx"
+_ON_CPU = {"auto", "cpu"}
 _LARGEST = 4096  # side of a square, in pixels
 _AGAIN = "Install the package again, or give a --model"
 _OURS = "Export it by `python -m train export`, or give another --model"
@@ -150,16 +151,19 @@ def open_network(model: Path | None = None, device: str = "auto", threads: int =
         If the file is missing, damaged, changed or no such file, the device is not there, or
         they do not fit together.
     """
-    on_cpu, digest = device in {"auto", "cpu"}, None
-    if model is None:
-        model = BUNDLED if on_cpu else BUNDLED.with_suffix(".safetensors")
-        digest = bundled_digest(model)
-    if model.suffix != ".onnx":
-        return TorchNetwork(model, device, digest)
-    if not on_cpu:
+    path = weights_file(model, device)
+    digest = None if model else bundled_digest(path)
+    if path.suffix != ".onnx":
+        return TorchNetwork(path, device, digest)
+    if device not in _ON_CPU:
         remedy = "Use --device cpu, or give a .pth or .safetensors file"
         raise InputError("--device", f"is {device!r} for an .onnx file", remedy)
-    return OnnxNetwork(model, threads, digest)
+    return OnnxNetwork(path, threads, digest)
+
+
+def weights_file(model: Path | None, device: str) -> Path:
+    """Return the file that is meant: `model`, or the bundled one for a device."""
+    return model or (BUNDLED if device in _ON_CPU else BUNDLED.with_suffix(".safetensors"))
 
 
 def bundled_digest(path: Path) -> str:

@@ -6,14 +6,15 @@ import glob
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from infer.output import View, check_suffix
 from preprocess.errors import InputError
 from preprocess.files import unfinished
+from preprocess.storage import Place, Remote
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 STDIN = Path("-")
@@ -55,13 +56,7 @@ def find_photos(inputs: Iterable[str], recursive: bool = False) -> dict[Path, Pa
         if not given:
             raise InputError("--image", "is empty", "Give a photo, a folder or a pattern")
         if path.is_dir():
-            inside = path.rglob("*") if recursive else path.iterdir()
-            photos = sorted(p for p in inside if p.suffix.lower() in SUFFIXES)
-            if recursive:  # else a folder that is named like a photograph is an error by and by
-                photos = [photo for photo in photos if not photo.is_dir()]
-            if not photos:
-                endings = " ".join(sorted(SUFFIXES))
-                raise InputError(path, "holds no photograph", f"Looked for {endings}")
+            photos = sorted(map(Path, photos_in(path, recursive)))
             found |= {photo: photo.parent.relative_to(path) for photo in photos}
             continue
         if path == STDIN or path.exists() or path.is_symlink():
@@ -73,6 +68,28 @@ def find_photos(inputs: Iterable[str], recursive: bool = False) -> dict[Path, Pa
             raise InputError(given, "does not exist", "Give a photo, a folder or a pattern")
         found |= dict.fromkeys(photos, Path())
     return found
+
+
+def photos_in(folder: Place, recursive: bool = False) -> Iterator[str]:
+    """Yield the photographs in a folder, as text: there may be millions.
+
+    Those in object storage come in order. An `InputError` if there is none.
+    """
+    if isinstance(folder, Remote):
+        depth = folder.count("/") + 1
+        inside: Iterable[str] = (p for p in folder.walk() if recursive or p.count("/") == depth)
+    elif recursive:
+        inside = (str(Path(path, name)) for path, _, names in os.walk(folder) for name in names)
+    else:  # a folder that is named like a photograph is an error by and by
+        inside = (str(folder / entry.name) for entry in os.scandir(folder))
+    found = False
+    for photo in inside:
+        if PurePath(photo).suffix.lower() in SUFFIXES:
+            found = True
+            yield photo
+    if not found:
+        endings = " ".join(sorted(SUFFIXES))
+        raise InputError(folder, "holds no photograph", f"Looked for {endings}")
 
 
 def plan(

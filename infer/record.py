@@ -16,8 +16,9 @@ from preprocess.files import atomic_file
 
 SCHEMA = "eye-segmentation/1"
 _SHARES = {"score", "openness", "probability"}
-_COLUMNS = ("photo", "face", "side", "x", "y", "width", "height", "centre_x", "centre_y", "area",
+COLUMNS = ("photo", "face", "side", "x", "y", "width", "height", "centre_x", "centre_y", "area",
             "openness", "probability")  # fmt: skip
+_Row = tuple[str | float, ...]
 
 
 def describe(face: Face) -> dict[str, Any]:
@@ -42,6 +43,14 @@ def to_line(record: dict[str, Any]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
+def eye_rows(name: str, faces: Iterable[Face]) -> Iterator[_Row]:
+    """Yield the columns of each eye of a photograph."""
+    for number, face in enumerate(faces, start=1):
+        for eye in describe(face)["eyes"]:
+            yield (name, number, eye["side"], *eye["box"], *eye["centre"], eye["area"],
+                   eye["openness"], eye["probability"])  # fmt: skip
+
+
 @contextmanager
 def writing_table(path: Path) -> Iterator[Callable[[str, tuple[Face, ...]], None]]:
     """Write a CSV with a row for each eye; hands out what adds a photograph (name and faces)."""
@@ -52,13 +61,5 @@ def writing_table(path: Path) -> Iterator[Callable[[str, tuple[Face, ...]], None
             csv.writer(text).writerows(rows)
             file.write(text.getvalue().encode(errors="surrogateescape"))  # names as on disk
 
-        def add(name: str, faces: tuple[Face, ...]) -> None:
-            write(
-                (name, number, eye["side"], *eye["box"], *eye["centre"], eye["area"],
-                 eye["openness"], eye["probability"])
-                for number, face in enumerate(faces, start=1)
-                for eye in describe(face)["eyes"]
-            )  # fmt: skip
-
-        write([_COLUMNS])
-        yield add
+        write([COLUMNS])
+        yield lambda name, faces: write(eye_rows(name, faces))

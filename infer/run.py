@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,27 +78,35 @@ def _segment(predictor: Predictor, faces: Faces, room: _Room, job: Job) -> Outco
     try:
         data = sys.stdin.buffer.read() if path == STDIN else read_file(path)
         with room.take(_pixels(data)):
-            prediction = _predict(predictor, faces, job, data)
+            prediction = predict_file(predictor, faces, str(path), data, job.pictures)
             for view, path in job.pictures.items():
                 prediction.save(path, view)
             if job.record:
                 path = job.record
                 with atomic_file(path, sync=False) as file:
                     file.write(to_line(prediction.to_dict(job.photo.name)))
-            found, warning = prediction.faces, prediction.warning
+            found, warning = prediction.faces, remark(prediction)
             del prediction  # before its room is given to the next photograph
     except InputError as error:
         return Outcome(job, problem=str(error))
     except OSError as error:
         return Outcome(job, problem=f"{path}: cannot be written ({error.strerror or error})")
-    small = sum(bool(face.problem) for face in found)
-    remark = f"{small} of {len(found)} faces too small to be segmented"
-    return Outcome(job, found, remark if small else warning)
+    return Outcome(job, found, warning)
 
 
-def _predict(predictor: Predictor, faces: Faces, job: Job, data: bytes) -> Prediction:
-    name, most = str(job.photo), predictor.max_megapixels
-    if faces != "whole" or set(job.pictures) - {View.MASK, View.SOFT}:
+def remark(prediction: Prediction) -> str:
+    """Return what to know about a result, or nothing."""
+    small = sum(bool(face.problem) for face in prediction.faces)
+    said = f"{small} of {len(prediction.faces)} faces too small to be segmented"
+    return said if small else prediction.warning
+
+
+def predict_file(
+    predictor: Predictor, faces: Faces, name: str, data: bytes, views: Iterable[View] = ()
+) -> Prediction:
+    """Segment what was read from a file, to be drawn as these views."""
+    most = predictor.max_megapixels
+    if faces != "whole" or set(views) - {View.MASK, View.SOFT}:
         return predictor.predict(decode_rgb(data, name, most), faces)
     # Nobody looks at the photograph itself: a large JPEG is decoded small.
     square, geometry = decode_fitted(data, predictor.network.size, name, most)

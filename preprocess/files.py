@@ -111,7 +111,7 @@ def write_json(path: Path, content: object) -> None:
         file.write(json.dumps(content, indent=2, default=str).encode() + b"\n")
 
 
-def read_file(path: Path, remedy: str = "Check the path and its permissions") -> bytes:
+def read_file(path: Place, remedy: str = "Check the path and its permissions") -> bytes:
     """Read a file of at most 1 GiB.
 
     Raises
@@ -125,6 +125,8 @@ def read_file(path: Path, remedy: str = "Check the path and its permissions") ->
             raise InputError(path, "is a folder, a pipe or a device", "Give a regular file")
         if found.st_size > _MOST_BYTES:
             raise InputError(path, f"has {found.st_size} bytes", f"Expected up to {_MOST_BYTES}")
+        if isinstance(path, Remote):
+            return path.read_range(0, found.st_size)
         return path.read_bytes()
     except FileNotFoundError:
         raise InputError(path, "does not exist", remedy) from None

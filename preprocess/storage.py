@@ -1,4 +1,4 @@
-"""Packs in object storage: of `pathlib.Path`, the part that packs need, for a URL.
+"""Packs and photos in object storage: of `pathlib.Path`, what they need, for a URL.
 
 A local place stays a `Path`; obstore is imported for a URL only. Objects are put whole and read by
 range, each range held against its length. What fails is tried again here and nowhere else: obstore
@@ -12,6 +12,7 @@ import errno
 import os
 import random
 import re
+import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +34,7 @@ _TRIES = 5
 _PAUSE = 0.5  # seconds before the second try, in the mean; twice as long before each further one
 _CLIENT = {"connect_timeout": "5s", "read_timeout": "30s", "timeout": "10min", "allow_http": True}
 _AT_ONCE = 32  # requests
+_PAGE = 1000  # objects in a list: what S3 answers with at most
 _KNOWN = re.compile(
     r"status code: \d+|timed out|dns error|[Cc]onnection (refused|reset)|certificate|redirect"
 )
@@ -69,7 +71,8 @@ class Remote(str):
         """Return size and whole seconds; a `FileNotFoundError` if there is no such object."""
         facts = self._call("head")
         written = int(facts["last_modified"].timestamp())
-        return os.stat_result((0, 0, 0, 0, 0, 0, facts["size"], written, written, written))
+        size = facts["size"]
+        return os.stat_result((stat.S_IFREG, 0, 0, 0, 0, 0, size, written, written, written))
 
     def open(self, mode: str = "rb", buffering: int = -1) -> Any:
         """Open for reading: buffered, the object is read now; else each `read` is a request."""
@@ -101,6 +104,16 @@ class Remote(str):
             if fnmatchcase(name, pattern):
                 yield self / name
 
+    def walk(self) -> Iterator[Remote]:
+        """Yield all objects below this folder in the order of their names, a page at a time."""
+        bucket, last = "/".join(self.split("/", 3)[:3]), ""
+        while page := self._call("list", offset=last or None, chunk_size=_PAGE):
+            for facts in page:
+                if facts["path"] <= last:
+                    raise InputError(self, "is not listed in order", "Expected a plain S3 bucket")
+                last = facts["path"]
+                yield Remote(f"{bucket}/{last}")
+
     def _call(self, function: str, expected: int | None = None, **arguments: Any) -> Any:
         """Call a function of obstore, again if it fails; an `InputError` if it fails for good."""
         kind, _, rest = self.partition("://")
@@ -113,6 +126,8 @@ class Remote(str):
             try:
                 store = _store(f"{kind}://{bucket}")
                 found = getattr(obstore, function)(store, path, **arguments)
+                if function == "list":  # a stream, which asks only when it is read
+                    found = next(found, [])
                 if expected is None or len(found) == expected:
                     return found
                 said = f"{len(found)} bytes come instead of {expected}"
@@ -174,16 +189,18 @@ def _store(bucket: str) -> Any:
     return _obstore(bucket).store.from_url(bucket, client_options=_CLIENT, retry_config=once)
 
 
-def each(root: Place, job: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
-    """Yield `job` of each task, in order; of a pack elsewhere, many are done ahead in threads."""
+def each(
+    root: Place, job: Callable[[T], R], tasks: Iterable[T], at_once: int = _AT_ONCE
+) -> Iterator[R]:
+    """Yield `job` of each task, in order; of a place elsewhere, many are done ahead in threads."""
     if isinstance(root, Path):
         yield from map(job, tasks)
         return
-    pool, waiting = ThreadPoolExecutor(_AT_ONCE, "storage"), deque[Future[R]]()
+    pool, waiting = ThreadPoolExecutor(at_once, "storage"), deque[Future[R]]()
     try:
         for task in tasks:
             waiting.append(pool.submit(job, task))
-            if len(waiting) > 2 * _AT_ONCE:
+            if len(waiting) > 2 * at_once:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

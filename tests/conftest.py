@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts backgrou
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or no test could interrupt anything
 
 from common import tiny
+from s3 import Proxy, serving
 
 from infer import Predictor
 from preprocess.image import decode_rgb
@@ -127,3 +130,18 @@ def photo(faces: Path, predictor: Predictor) -> Path:
     return max(
         photos, key=lambda p: predictor.predict(decode_rgb(p.read_bytes()), "whole").mask.sum()
     )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[type[Proxy]]:
+    """Yield object storage that answers as long as the tests of a module run."""
+    with serving() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(server: type[Proxy]) -> Iterator[type[Proxy]]:
+    """Yield the same without faults, and no request counted."""
+    server.faults, server.seen = (), Counter()
+    yield server
+    server.faults = ()
