@@ -34,7 +34,6 @@ _MALLOC = (
     ("MALLOC_TOP_PAD_", -2, 64 << 20),
 )
 _LOOK_SECONDS = 0.2  # how often a pool looks for a Ctrl-C
-_LAST_SECONDS = 10  # for a worker without tasks to end
 
 
 def keep_freed_memory() -> bool:
@@ -94,13 +93,11 @@ def in_processes(
             remedy = "What is finished is kept: run again, with fewer --workers if memory was short"
             raise InputError("--workers", "a worker process was killed", remedy) from None
         finally:
-            executor.shutdown(wait=False)
-            wait([future for future in waiting if not future.cancel()])
-            # A worker that is killed now may leave the queue locked that the others still read.
-            for worker in set(multiprocessing.active_children()).difference(others):
-                worker.join(_LAST_SECONDS)
-                worker.kill()
-            executor.shutdown()
+            if not waiting:
+                # A worker that is killed from here on would leave the queue locked for the others.
+                for worker in set(multiprocessing.active_children()).difference(others):
+                    worker.terminate()
+            executor.shutdown(cancel_futures=True)
     if noted:
         raise KeyboardInterrupt
 

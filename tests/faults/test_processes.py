@@ -106,7 +106,6 @@ LATE = """
 import os, signal, sys, time
 from concurrent.futures.process import _ExecutorManagerThread as Manager
 from preprocess import runtime
-runtime._LAST_SECONDS = 0.5
 end = Manager.join_executor_internals
 def killed(manager):
     time.sleep(0.5)  # both workers wait for a task by now, one of them with the lock
