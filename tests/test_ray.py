@@ -8,12 +8,14 @@ import gc
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,10 +97,13 @@ class Harm:
             if planned.name == VICTIM and len(list(place.glob(f"{name} *"))) <= times:
                 packing.pack_sample = harmed
             try:
-                return packing.pack_shard(source, out, settings, planned, **more)
+                function = getattr(packing, "unharmed", packing.pack_shard)
+                return function(source, out, settings, planned, **more)
             finally:
                 packing.pack_sample = real
 
+        unharmed = preprocess.pack.pack_shard  # for a run in this process
+        self.patch.setattr(preprocess.pack, "unharmed", unharmed, raising=False)
         self.patch.setattr(preprocess.pack, "pack_shard", pack_shard)
 
 
@@ -125,3 +130,153 @@ def test_of_a_killed_worker_only_the_running_shard_is_done_again(
     shards = [name for name in undivided if name.endswith(".tar")]
     assert harm.starts() == Counter([*shards, VICTIM])
     assert files(tmp_path / "out") == {**undivided, **files(tmp_path / "out", ".tmp")}
+
+
+def test_a_shard_whose_worker_dies_three_times_is_reported_and_the_rest_is_done(
+    cluster: Any, small: Path, tmp_path: Path, undivided: dict[str, bytes], harm: Harm
+) -> None:
+    out = tmp_path / "out"
+    harm(times=3)
+    died = f"Error: {VICTIM} (WorkerCrashedError): a worker died 3 times. All else is done"
+    fails(call("--data", small, "--out", out, *ON_RAY), died)
+    shards = {name for name in undivided if name.endswith(".tar")}
+    assert harm.starts()[VICTIM] == 3
+    assert set(files(out, ".tar")) == shards - {VICTIM}
+    done = call("--data", small, "--out", out, *ON_RAY)
+    assert "packed 4 in" in done.output
+    assert files(out) == undivided
+
+
+@pytest.mark.parametrize(
+    "error",
+    [InputError("FACES", "has vanished", "Put it back"), OSError(28, "No space left", VICTIM)],
+)
+def test_errors_end_a_run_as_they_do_by_processes(
+    error: Exception, cluster: Any, small: Path, tmp_path: Path, harm: Harm
+) -> None:
+    harm(times=2, error=error)
+    words = ("--data", small, "--out", tmp_path / "out")
+    here, there = call(*words, *WORDS, "--workers", 1), call(*words, *ON_RAY)
+    fails(here, ("FACES: has vanished", f"{VICTIM}: No space")[isinstance(error, OSError)])
+    fails(there)
+    assert there.stderr.splitlines()[-1] == here.stderr.splitlines()[-1]
+    assert harm.starts()[VICTIM] == 2, "neither is tried again"
+    assert not list((tmp_path / "out").rglob("*.tmp")), "the other worker has tidied up"
+
+
+class Counted(list[int]):
+    """Tasks that count how many of them were asked for."""
+
+    asked = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for task in super().__iter__():
+            self.asked += 1
+            yield task
+
+
+@pytest.mark.parametrize(("workers", "most"), [(None, 4), (1, 1)])
+def test_no_more_tasks_are_handed_out_than_twice_the_cpus(
+    workers: int | None, most: int, cluster: Any
+) -> None:
+    tasks, results = Counted(range(100)), []
+    for result in on_ray(lambda task: task * task, tasks, workers):
+        results.append(result)
+        assert tasks.asked - len(results) < most
+    assert sorted(results) == [task * task for task in range(100)]
+
+
+def test_workers_are_tuned(cluster: Any) -> None:
+    def job(_: int) -> tuple[int, int]:
+        import cv2
+
+        for _ in range(2):  # the second time, no page is new
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            bytearray(50_000_000)
+            faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        return cv2.getNumThreads(), faults
+
+    ((threads, faults),) = on_ray(job, [0])
+    assert threads == 1
+    assert faults < 100
+
+
+def test_a_worker_that_does_not_see_the_folders_says_so(cluster: Any, tmp_path: Path) -> None:
+    lost = tmp_path / "lost"
+    with pytest.raises(InputError, match=f"{lost}: does not exist on .*All nodes must share it"):
+        list(on_ray(str, [1], shared=[tmp_path, lost]))
+
+
+def test_without_the_extra_a_line_names_it(small: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    done = call("--data", small, "--out", tmp_path, *ON_RAY)
+    fails(done, "--engine: is ray, which is not installed", "pip install '.[ray]'")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "silent", "nonsense", "ray://127.0.0.1:9"])
+def test_an_address_where_no_cluster_answers_is_one_line(
+    address: str, nobody: None, small: Path, tmp_path: Path
+) -> None:
+    problem = f"--address: is '{address}'. Expected HOST:PORT or auto"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        if address == "silent":
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+        if address.startswith("127"):
+            problem = f"{address}: no Ray cluster answers in 4 seconds"
+        words = ("--data", small, "--out", tmp_path, *ON_RAY)
+        fails(call(*words, "--address", address), problem)
+
+
+def test_an_address_is_for_ray(small: Path, tmp_path: Path) -> None:
+    done = call("--data", small, "--out", tmp_path, *WORDS, "--address", "auto")
+    fails(done, "--address: is auto. Expected --engine ray too")
+
+
+SLOWLY = """
+import time
+import preprocess.pack as packing
+from preprocess.cli import main
+def pack_shard(source, out, settings, planned, **more):
+    import preprocess.pack as packing
+    time.sleep(0.5)
+    return packing.pack_shard(source, out, settings, planned, **more)
+packing.pack_shard = pack_shard
+main()
+"""
+
+
+def processes(session: int) -> list[str]:
+    """Return the processes of a session, and what each is."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, fields = path.read_text().rsplit(")", 1)
+            if int(fields.split()[3]) == session and fields.split()[0] != "Z":
+                found.append(name)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(
+    cluster: Any, small: Path, tmp_path: Path, undivided: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    words = [sys.executable, "-c", SLOWLY, "--data", small, "--out", out, *ON_RAY, "--workers", 2]
+    with (tmp_path / "said").open("w+") as said:
+        run = subprocess.Popen([*map(str, words)], stdout=said, stderr=said, cwd=ROOT,
+                               start_new_session=True)  # fmt: skip
+        until = time.monotonic() + 120
+        while not list(out.rglob("eyes-*.json")):
+            assert run.poll() is None, (tmp_path / "said").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert any("raylet" in name for name in processes(run.pid))
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+        assert run.wait(30) == 130, (tmp_path / "said").read_text()
+    assert not processes(run.pid)
+    tuning, interrupted = (tmp_path / "said").read_text().splitlines()
+    assert tuning.startswith("process tuning")
+    assert interrupted == "Interrupted. What was finished is kept."
+    kept = files(out)
+    assert 3 <= len(kept) < len(undivided)
+    assert kept.items() <= undivided.items(), "and nothing half written"
