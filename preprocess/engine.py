@@ -109,11 +109,17 @@ def _prepared(job: Callable[[T], R], shared: Sequence[Path]) -> Callable[[T], R]
 
 def _result(ray: Any, done: Any) -> tuple[Any, str]:
     """Return a task's result, or what its worker died of; raise what the task raised."""
+    kinds = ray.exceptions
+    lost = kinds.WorkerCrashedError, kinds.OutOfMemoryError, kinds.ObjectLostError
     try:
         return ray.get(done), ""
-    except ray.exceptions.RayTaskError as error:
+    except kinds.RayTaskError as error:
+        if "failed to import on the worker" in str(error.cause):
+            problem = f"a node lacks a module ({str(error.cause).strip().splitlines()[-1]})"
+            remedy = "Install the same version of all packages on all nodes"
+            raise InputError("--address", problem, remedy) from None
         raise error.cause from error
-    except ray.exceptions.RayError as error:
+    except (*lost, kinds.NodeDiedError, kinds.LocalRayletDiedError) as error:
         return None, type(error).__name__
 
 

@@ -5,6 +5,7 @@ workers stands inside of functions: those are sent as they are, and this module 
 """
 
 import gc
+import importlib
 import os
 import resource
 import signal
@@ -132,6 +133,47 @@ def test_of_a_killed_worker_only_the_running_shard_is_done_again(
     assert files(tmp_path / "out") == {**undivided, **files(tmp_path / "out", ".tmp")}
 
 
+OUT_OF_MEMORY = """
+import sys, time
+from pathlib import Path
+import ray
+from preprocess.engine import on_ray
+free, most, place = *map(int, sys.argv[1:3]), Path(sys.argv[3])
+limit = 1 - (free - 1_500_000_000) / most
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+         _system_config={"memory_usage_threshold": limit, "memory_monitor_refresh_ms": 100})
+def job(number):
+    (place / f"{number} {time.time_ns()}").touch()
+    if number == 2 and len(list(place.glob("2 *"))) == 1:
+        for _ in range(35):
+            kept.append(b"1" * 100_000_000)
+            time.sleep(0.05)
+        time.sleep(60)
+    return number
+kept = []
+print(*sorted(on_ray(job, range(6))))
+"""
+
+
+def test_of_a_worker_out_of_memory_only_the_task_is_done_again(tmp_path: Path) -> None:
+    try:
+        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    except FileNotFoundError:
+        pytest.skip("needs /proc")
+    memory = {name: int(value) * 1024 for name, value, *_ in lines}
+    own = Path("/sys/fs/cgroup/memory.max")
+    if own.exists() and own.read_text().strip() != "max":
+        pytest.skip("the free memory is not what /proc says")
+    if memory["MemAvailable:"] < 4_000_000_000:
+        pytest.skip("needs 4 GB of free memory")
+    words = (memory["MemAvailable:"], memory["MemTotal:"], tmp_path)
+    done = common.python("-c", OUT_OF_MEMORY, *words, cwd=ROOT, env=QUIET)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "0 1 2 3 4 5"
+    starts = Counter(path.name.split()[0] for path in tmp_path.iterdir())
+    assert starts == Counter("0122345")
+
+
 def test_a_shard_whose_worker_dies_three_times_is_reported_and_the_rest_is_done(
     cluster: Any, small: Path, tmp_path: Path, undivided: dict[str, bytes], harm: Harm
 ) -> None:
@@ -207,6 +249,16 @@ def test_a_worker_that_does_not_see_the_folders_says_so(cluster: Any, tmp_path: 
         list(on_ray(str, [1], shared=[tmp_path, lost]))
 
 
+def test_nodes_that_lack_a_package_are_one_line(
+    cluster: Any, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    (tmp_path / "lonely.py").write_text("def job(task): return task\n")
+    monkeypatch.syspath_prepend(tmp_path)  # the workers have started without it
+    job = importlib.import_module("lonely").job
+    with pytest.raises(InputError, match="a node lacks a module .*No module named 'lonely'"):
+        list(on_ray(job, [1]))
+
+
 def test_without_the_extra_a_line_names_it(small: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     done = call("--data", small, "--out", tmp_path, *ON_RAY)
@@ -225,6 +277,20 @@ def test_an_address_where_no_cluster_answers_is_one_line(
             problem = f"{address}: no Ray cluster answers in 4 seconds"
         words = ("--data", small, "--out", tmp_path, *ON_RAY)
         fails(call(*words, "--address", address), problem)
+
+
+def test_a_running_cluster_is_used_from_any_folder_and_says_nothing(
+    cluster: Any, small: Path, tmp_path: Path, undivided: dict[str, bytes]
+) -> None:
+    address = ray.get_runtime_context().gcs_address
+    data = os.path.relpath(small, tmp_path)
+    words = ("--data", data, "--out", "out", *ON_RAY, "--address", address)
+    done = common.python("-m", "preprocess", *words, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 1, "process tuning"
+    assert "\x1b" not in done.stdout
+    assert files(tmp_path / "out") == undivided
+    assert [node["Alive"] for node in ray.nodes()] == [True], "it is not ours to end"
 
 
 def test_an_address_is_for_ray(small: Path, tmp_path: Path) -> None:
