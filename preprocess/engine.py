@@ -145,10 +145,13 @@ def _cluster(ray: Any, workers: int | None, address: str) -> Iterator[None]:
     else:
         _require_answer(address)
         ray.init(address, **quiet)
+    # Else it prints pages about a node that dies, on stdout; no option of Ray's keeps it from that.
+    ray._private.worker._worker_logs_enabled = False
     try:
         yield
     finally:
         ray.shutdown()
+        ray._private.worker._worker_logs_enabled = True
 
 
 def _require_answer(address: str) -> None:

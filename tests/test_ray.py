@@ -293,6 +293,25 @@ def test_a_running_cluster_is_used_from_any_folder_and_says_nothing(
     assert [node["Alive"] for node in ray.nodes()] == [True], "it is not ours to end"
 
 
+DIES = """
+import os, pathlib, sys
+from preprocess.engine import on_ray
+address, once = sys.argv[1], pathlib.Path(sys.argv[2])
+def job(number):
+    if not once.exists():
+        once.touch()
+        os.kill(os.getpid(), 9)
+    return number
+print(*sorted(on_ray(job, range(3), address=address)))
+"""
+
+
+def test_of_a_worker_that_dies_ray_says_nothing(cluster: Any, tmp_path: Path) -> None:
+    address = ray.get_runtime_context().gcs_address
+    done = common.python("-c", DIES, address, tmp_path / "once", cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0 1 2\n", "")
+
+
 def test_an_address_is_for_ray(small: Path, tmp_path: Path) -> None:
     done = call("--data", small, "--out", tmp_path, *WORDS, "--address", "auto")
     fails(done, "--address: is auto. Expected --engine ray too")
