@@ -30,7 +30,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--data", "source", type=_PATH, required=True, help="Folder or zip of photographs.")
+@click.option("--data", "source", required=True, help="Folder, zip, or URL of a zip.")
 @click.option("--out", default="shards", help="Folder or URL for shards and manifest.")
 # The defaults of these four are those of `preprocess.manifest.PackSettings`; the help repeats them.
 @click.option("--size", type=int, help="Side of the packed square in pixels.  [default: 256]")
@@ -53,7 +53,7 @@ def main() -> None:
 @click.option("--tune/--no-tune", default=True, help="Keep freed memory.")
 @reports_errors
 def pack(
-    source: Path, out: str, split: str | None, workers: int | None, part: str | None,
+    source: str, out: str, split: str | None, workers: int | None, part: str | None,
     engine: str, address: str | None, update: bool, overwrite: bool, max_megapixels: float,
     tune: bool, **given: Any,
 ) -> None:  # fmt: skip
@@ -69,7 +69,7 @@ def pack(
     root = place(out)
     require(engine == "ray" or address is None, "--address", f"is {address}", "--engine ray too")
     config = PackConfig(
-        source, root, settings, split, workers, overwrite, update, max_megapixels,
+        place(source), root, settings, split, workers, overwrite, update, max_megapixels,
         ray=(address or "local") if engine == "ray" else None,
     )  # fmt: skip
     if part is not None:

@@ -51,7 +51,7 @@ _PART = re.compile(r"eyes-[0-9]{6,}\.(tar|idx|json)")  # the names that packing 
 class PackConfig:
     """What to pack, and where to."""
 
-    source: Path  # folder or zip, in a layout of `preprocess.celebamask`
+    source: Place  # folder, zip, or a zip's URL, in a layout of `preprocess.celebamask`
     out: Place  # folder, or URL, for the shards and their manifest
     settings: PackSettings = field(default_factory=PackSettings)  # what decides the bytes
     split: str | None = None  # puts everything into this split, whatever the source's rule
@@ -221,7 +221,7 @@ def _pack_shards(config: PackConfig, missing: list[PlannedShard]) -> Iterator[Pa
 
 
 def pack_shard(
-    source: Path,
+    source: Place,
     out: Place,
     settings: PackSettings,
     planned: PlannedShard,
