@@ -7,7 +7,6 @@ workers stands inside of functions: those are sent as they are, and this module 
 import gc
 import importlib
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -230,6 +229,8 @@ def test_no_more_tasks_are_handed_out_than_twice_the_cpus(
 
 def test_workers_are_tuned(cluster: Any) -> None:
     def job(_: int) -> tuple[int, int]:
+        import resource
+
         import cv2
 
         for _ in range(2):  # the second time, no page is new
