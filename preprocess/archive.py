@@ -62,10 +62,9 @@ class Member:
             raise DecodeError(where, problem, "Zip with deflate or store")
         if isinstance(archive, Remote):  # not in `try`: what fails here fails for the whole zip
             with BytesIO(self._with_header(archive)) as file:
-                return self._unpacked(file, 0, len(file.getbuffer()), where)
+                return self._unpacked(file, 0, where)
         with archive.open("rb") as opened:
-            size = os.fstat(opened.fileno()).st_size
-            return self._unpacked(opened, self.offset, size, where)
+            return self._unpacked(opened, self.offset, where)
 
     def _with_header(self, archive: Remote) -> bytes:
         """Read the member and its header, in one request unless its extra field is a long one."""
@@ -81,8 +80,12 @@ class Member:
         """Bytes from the header on that hold the member, and that any whole zip has there."""
         return _LOCAL_HEADER.size + len(self.name) + _EXTRA + self.packed_size
 
-    def _unpacked(self, file: BinaryIO, offset: int, size: int, where: str) -> bytes:
+    def _unpacked(self, file: BinaryIO, offset: int, where: str) -> bytes:
         try:
+            if isinstance(file, BytesIO):
+                size = len(file.getbuffer())
+            else:
+                size = os.fstat(file.fileno()).st_size
             if not (0 <= offset <= size and self.packed_size <= size):
                 raise ValueError
             file.seek(offset)
