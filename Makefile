@@ -38,7 +38,7 @@ DIST   := $(PAGE)/dist
 EXTRAS := train,video$(if $(shell command -v nvidia-smi),$(comma)gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sample shards train speedrun evaluate weights infer page test test-page test-cloud faults lint licences peers bench bench-gpu bench-growth bench-storage bench-page clean FORCE
+.PHONY: help venv sample shards train speedrun evaluate weights infer page test test-page test-cloud test-ray faults lint licences peers bench bench-gpu bench-growth bench-storage bench-engine bench-page clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -70,6 +70,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 # Not in `dev`: moto and what it needs take 130 MB.
 $(VENV)/.installed-cloud: $(VENV)/.installed-dev
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cloud,dev-cloud]"
+	@touch $@
+
+# Not in `dev`: Ray takes 240 MB.
+$(VENV)/.installed-ray: $(VENV)/.installed-dev
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
 	@touch $@
 
 sample: $(SAMPLE)/sample.json ## draw faces in the official layout (SAMPLES)
@@ -157,6 +162,9 @@ test-page: page $(VENV)/.installed-dev ## the live page in Chromium (Debian: apt
 test-cloud: $(VENV)/.installed-cloud ## packs and photos in object storage, against a server on loopback
 	$(PY) -m pytest tests/test_cloud.py tests/test_cloud_photos.py
 
+test-ray: $(VENV)/.installed-ray ## packing on Ray, on a cluster of this machine
+	$(PY) -m pytest tests/test_ray.py
+
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -189,6 +197,9 @@ bench-growth: $(VENV)/.installed-dev ## packing, loading, training of 1,000 to 1
 
 bench-storage: $(VENV)/.installed-cloud ## packing to and loading from object storage, beside the disk (ROUNDS)
 	$(PY) tests/bench/storage.py $(if $(ROUNDS),--rounds $(ROUNDS)) --out docs/benchmarks --peers-python $(PY)
+
+bench-engine: $(VENV)/.installed-ray ## packing on Ray, beside packing by processes (ROUNDS)
+	$(PY) tests/bench/engine.py $(if $(ROUNDS),--rounds $(ROUNDS)) --out docs/benchmarks --peers-python $(PY)
 
 # Figures of docs/page.md.
 bench-page: page $(VENV)/.installed-dev ## the live page in Chromium: first mask, ms a frame, bytes (ROUNDS)

@@ -23,8 +23,9 @@ ALLOWED = {
 
 # What stands for them in older metadata.
 OLDER = {
-    "3-Clause BSD License", "Apache License 2.0", "Apache Software License", "BSD License",
-    "MIT License", "Mozilla Public License 2.0 (MPL 2.0)", "Python Software Foundation License",
+    "3-Clause BSD License", "Apache 2.0", "Apache License 2.0", "Apache Software License",
+    "BSD License", "MIT License", "Mozilla Public License 2.0 (MPL 2.0)",
+    "Python Software Foundation License",
 }  # fmt: skip
 
 # NVIDIA's proprietary licences, and why the package is needed all the same.

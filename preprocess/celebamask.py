@@ -18,11 +18,12 @@ import hashlib
 import re
 from bisect import bisect_right
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from preprocess.archive import Member, list_members
 from preprocess.errors import InputError
+from preprocess.storage import Place
 
 IMAGE_FOLDER = "CelebA-HQ-img"
 MASK_FOLDER = "CelebAMask-HQ-mask-anno"
@@ -65,14 +66,14 @@ class Dropped:
 class Plan:
     """What a source holds."""
 
-    source: Path
+    source: Place
     samples: tuple[RawSample, ...]
     dropped: tuple[Dropped, ...] = ()
     split_rule: str = "official"
     notes: tuple[str, ...] = ()
 
 
-def read_plan(source: Path, split: str | None = None) -> Plan:
+def read_plan(source: Place, split: str | None = None) -> Plan:
     """List the samples of a folder or zip in one of the two layouts, without reading a picture.
 
     With `split`, every sample is put into that split. An `InputError` if the path is missing or
@@ -131,7 +132,9 @@ def split_of_key(key: str) -> str:
     return SPLITS[bisect_right((0.8, 0.9), share)]
 
 
-def _plan_official(source: Path, members: list[tuple[str, Member]], dropped: list[Dropped]) -> Plan:
+def _plan_official(
+    source: Place, members: list[tuple[str, Member]], dropped: list[Dropped]
+) -> Plan:
     images: dict[int, Member] = {}
     masks: dict[int, dict[str, Member]] = {}
     mapping: dict[str, Member] = {}
@@ -178,7 +181,7 @@ def _take(
         dropped.append(Dropped(name, reason))
 
 
-def _read_mapping(source: Path, member: Member) -> dict[int, str]:
+def _read_mapping(source: Place, member: Member) -> dict[int, str]:
     """Read `idx orig_idx orig_file` lines to the split of each idx."""
     splits: dict[int, str] = {}
     lines = member.read(source).decode("ascii", "replace").splitlines()
@@ -196,7 +199,7 @@ def _read_mapping(source: Path, member: Member) -> dict[int, str]:
     return splits
 
 
-def _plan_pairs(source: Path, members: list[tuple[str, Member]], dropped: list[Dropped]) -> Plan:
+def _plan_pairs(source: Place, members: list[tuple[str, Member]], dropped: list[Dropped]) -> Plan:
     images: dict[str, Member] = {}
     masks: dict[str, Member] = {}
     folders = {"images": images, "eye_masks": masks, "masks": masks}

@@ -30,7 +30,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--data", "source", type=_PATH, required=True, help="Folder or zip of photographs.")
+@click.option("--data", "source", required=True, help="Folder, zip, or URL of a zip.")
 @click.option("--out", default="shards", help="Folder or URL for shards and manifest.")
 # The defaults of these four are those of `preprocess.manifest.PackSettings`; the help repeats them.
 @click.option("--size", type=int, help="Side of the packed square in pixels.  [default: 256]")
@@ -40,6 +40,8 @@ def main() -> None:
 @click.option("--split", type=_SPLIT, help="Put all into one split, whatever the official rule.")
 @_WORKERS
 @click.option("--slice", "part", metavar="N/COUNT", help="Pack a part; a run without ends them.")
+@click.option("--engine", type=click.Choice(["processes", "ray"]), default="processes")
+@click.option("--address", help="A running Ray cluster: HOST:PORT or auto.  [default: a local one]")
 @click.option("--update", is_flag=True, help="Replace a pack of other photographs or settings.")
 @click.option("--overwrite", is_flag=True, help="Also redo what is damaged or was dropped.")
 @click.option(
@@ -51,10 +53,12 @@ def main() -> None:
 @click.option("--tune/--no-tune", default=True, help="Keep freed memory.")
 @reports_errors
 def pack(
-    source: Path, out: str, split: str | None, workers: int | None, part: str | None,
-    update: bool, overwrite: bool, max_megapixels: float, tune: bool, **given: Any,
+    source: str, out: str, split: str | None, workers: int | None, part: str | None,
+    engine: str, address: str | None, update: bool, overwrite: bool, max_megapixels: float,
+    tune: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Pack a data set; continues after an interruption, redoes only what changed."""
+    from preprocess.errors import require
     from preprocess.manifest import MANIFEST_FILE, PackSettings
     from preprocess.pack import PackConfig, pack_slice
     from preprocess.pack import pack as run
@@ -63,7 +67,11 @@ def pack(
     settings = PackSettings(**{name: value for name, value in given.items() if value is not None})
     click.echo(tune_process(tune), err=True)
     root = place(out)
-    config = PackConfig(source, root, settings, split, workers, overwrite, update, max_megapixels)
+    require(engine == "ray" or address is None, "--address", f"is {address}", "--engine ray too")
+    config = PackConfig(
+        place(source), root, settings, split, workers, overwrite, update, max_megapixels,
+        ray=(address or "local") if engine == "ray" else None,
+    )  # fmt: skip
     if part is not None:
         done = pack_slice(config, *_number_and_count(part))
         click.echo(f"{out}: slice {part} is done, {done.shards} shards ({done.packed} samples now)")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ from preprocess.files import MAX_MEGAPIXELS
 from preprocess.image import Geometry, decode_fitted, orientation
 from preprocess.manifest import EyeCount, PackSettings
 from preprocess.mask import LABELS, Mask, decode_mask, encode_label, eye_centres, label_map
+from preprocess.storage import Place
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PackedSample:
 
 
 def pack_sample(
-    source: Path,
+    source: Place,
     sample: RawSample,
     settings: PackSettings,
     max_megapixels: float = MAX_MEGAPIXELS,

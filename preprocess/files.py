@@ -27,6 +27,7 @@ else:
 T = TypeVar("T")
 _MOST_BYTES = 1 << 30
 _UNFINISHED = re.compile(r"\.(.+)\.([1-9][0-9]{0,8})\.tmp", re.DOTALL)
+LOCK = ".lock"
 MAX_MEGAPIXELS = 100.0  # what the header of a picture may claim, unless the user allows more
 
 
@@ -74,7 +75,7 @@ def remove_unfinished(*folders: Place) -> None:
 
 
 @contextmanager
-def locked(folder: Place, name: str = ".lock", *, shared: bool = False) -> Iterator[None]:
+def locked(folder: Place, name: str = LOCK, *, shared: bool = False) -> Iterator[None]:
     """Keep other processes that ask from writing into a folder, which is made if it is missing.
 
     Several may hold a lock that is `shared`; then no one may hold it alone. The system takes the

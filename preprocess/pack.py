@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,8 +26,10 @@ from tqdm import tqdm
 
 from preprocess.celebamask import SPLITS, Dropped, Plan, read_plan
 from preprocess.encode import pack_sample
+from preprocess.engine import on_ray
 from preprocess.errors import DecodeError, InputError, UnreadError, require
 from preprocess.files import (
+    LOCK,
     MAX_MEGAPIXELS,
     atomic_file,
     file_sha256,
@@ -48,7 +51,7 @@ _PART = re.compile(r"eyes-[0-9]{6,}\.(tar|idx|json)")  # the names that packing 
 class PackConfig:
     """What to pack, and where to."""
 
-    source: Path  # folder or zip, in a layout of `preprocess.celebamask`
+    source: Place  # folder, zip, or a zip's URL, in a layout of `preprocess.celebamask`
     out: Place  # folder, or URL, for the shards and their manifest
     settings: PackSettings = field(default_factory=PackSettings)  # what decides the bytes
     split: str | None = None  # puts everything into this split, whatever the source's rule
@@ -56,6 +59,7 @@ class PackConfig:
     overwrite: bool = False  # as `update`; also repacks shards that are damaged or lack a sample
     update: bool = False  # replaces a pack of other photographs or settings; what is the same stays
     max_megapixels: float = MAX_MEGAPIXELS  # larger photographs and masks are left out
+    ray: str | None = None  # a Ray cluster's address, or "local"; None works by processes
 
 
 @dataclass(frozen=True)
@@ -205,15 +209,19 @@ def _pack_shards(config: PackConfig, missing: list[PlannedShard]) -> Iterator[Pa
     job = partial(
         pack_shard, config.source, config.out, config.settings, max_megapixels=config.max_megapixels
     )
+    work = in_processes(job, missing, config.workers)
+    if config.ray:
+        shared = [place for place in (config.source, config.out / LOCK) if isinstance(place, Path)]
+        work = on_ray(job, missing, config.workers, config.ray, attrgetter("name"), shared)
     total = sum(len(shard.samples) for shard in missing)
     with tqdm(total=total, unit="img", desc="pack", disable=None, smoothing=0.05) as bar:
-        for record in in_processes(job, missing, config.workers):
+        for record in work:
             bar.update(record.shard.samples + len(record.dropped))
             yield record
 
 
 def pack_shard(
-    source: Path,
+    source: Place,
     out: Place,
     settings: PackSettings,
     planned: PlannedShard,
@@ -229,9 +237,7 @@ def pack_shard(
             put_shard(Path(folder, planned.name), out / planned.name)
         return record
     path, eyes = out / planned.name, EyeCount()
-    dropped: list[Dropped] = []
-    empty: list[str] = []
-    unread = 0
+    dropped, empty, unread = list[Dropped](), list[str](), 0
     record_path(path).unlink(missing_ok=True)
     with writing(path) as add:
         for sample in planned.samples:

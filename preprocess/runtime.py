@@ -78,7 +78,7 @@ def in_processes(
         return
     # spawn: a fork of a process with running threads (torch, DALI, OpenCV) can deadlock.
     spawn = multiprocessing.get_context("spawn")
-    with _interrupts_noted() as noted:
+    with interrupts_noted() as noted:
         others = multiprocessing.active_children()
         executor = ProcessPoolExecutor(workers, spawn, initializer=_start_worker)
         waiting: set[Future[R]] = set()
@@ -103,7 +103,7 @@ def in_processes(
 
 
 @contextmanager
-def _interrupts_noted() -> Iterator[list[int]]:
+def interrupts_noted() -> Iterator[list[int]]:
     """Collect Ctrl-C: raised amid the threads and callbacks of a pool, it can get lost there."""
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -130,10 +130,15 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 def _start_worker() -> None:
-    import cv2
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells workers when to stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    tune_worker()
+
+
+def tune_worker() -> None:
+    """Prepare a process that is one worker of many: one thread each, freed memory kept."""
+    import cv2
+
     keep_freed_memory()
     cv2.setNumThreads(1)
 

@@ -1,4 +1,4 @@
-"""Packs and photos in object storage: of `pathlib.Path`, what they need, for a URL.
+"""Packs, zips and photos in object storage: of `pathlib.Path`, what they need, for a URL.
 
 A local place stays a `Path`; obstore is imported for a URL only. Objects are put whole and read by
 range, each range held against its length. What fails is tried again here and nowhere else: obstore
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from io import BytesIO, RawIOBase
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -150,12 +150,27 @@ class _Ranges(RawIOBase):
     def __init__(self, remote: Remote) -> None:
         self.remote, self.at = remote, 0
 
-    def seek(self, at: int, whence: int = 0) -> int:
-        self.at = at
-        return at
+    @cached_property
+    def size(self) -> int:
+        return self.remote.stat().st_size
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, at: int, whence: int = os.SEEK_SET) -> int:
+        start = (0, self.at)[whence] if whence < os.SEEK_END else self.size
+        if start + at < 0:
+            raise OSError(errno.EINVAL, "Before the first byte", self.remote)
+        self.at = start + at
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
 
     def read(self, length: int = -1) -> bytes:
-        return self.remote.read_range(self.at, length)
+        content = self.remote.read_range(self.at, self.size - self.at if length < 0 else length)
+        self.at += len(content)
+        return content
 
 
 def place(text: str) -> Place:

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "infer": {"preprocess", "train", "infer"},
 }
 HEAVY = {"torch", "cv2", "numpy", "nvidia", "webdataset", "matplotlib", "PIL", "simplejpeg",
-         "obstore", "pyarrow"}  # fmt: skip
+         "obstore", "pyarrow", "ray"}  # fmt: skip
 GROUPS = {"preprocess": preprocess.cli.main, "train": train.cli.main, "infer": infer.cli.main}
 PAGES = "".join(page.read_text() for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
