@@ -38,7 +38,7 @@ DIST   := $(PAGE)/dist
 EXTRAS := train,video$(if $(shell command -v nvidia-smi),$(comma)gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sample shards train speedrun evaluate weights infer page test test-page test-cloud test-ray faults lint licences peers bench bench-gpu bench-growth bench-storage bench-engine bench-page clean FORCE
+.PHONY: help venv sample shards train speedrun evaluate weights infer page test test-page test-cloud test-ray faults lint licences peers bench bench-gpu bench-growth bench-scale bench-page clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -163,7 +163,7 @@ test-cloud: $(VENV)/.installed-cloud ## packs and photos in object storage, agai
 	$(PY) -m pytest tests/test_cloud.py tests/test_cloud_photos.py
 
 test-ray: $(VENV)/.installed-ray ## packing on Ray, on a cluster of this machine
-	$(PY) -m pytest tests/test_ray.py
+	$(PY) -m pytest tests/on_ray
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(PY) -m ruff check .
@@ -195,11 +195,10 @@ bench-gpu: $(VENV)/.installed-dev ## tests and figures of the GPU path (needs a 
 bench-growth: $(VENV)/.installed-dev ## packing, loading, training of 1,000 to 100,000 samples (ROUNDS)
 	$(PY) tests/bench/growth.py $(if $(ROUNDS),--rounds $(ROUNDS)) --out docs/benchmarks
 
-bench-storage: $(VENV)/.installed-cloud ## packing to and loading from object storage, beside the disk (ROUNDS)
+bench-scale: $(VENV)/.installed-cloud $(VENV)/.installed-ray ## object storage beside the disk, Ray beside processes, the plan on paper (ROUNDS)
 	$(PY) tests/bench/storage.py $(if $(ROUNDS),--rounds $(ROUNDS)) --out docs/benchmarks --peers-python $(PY)
-
-bench-engine: $(VENV)/.installed-ray ## packing on Ray, beside packing by processes (ROUNDS)
 	$(PY) tests/bench/engine.py $(if $(ROUNDS),--rounds $(ROUNDS)) --out docs/benchmarks --peers-python $(PY)
+	$(PY) tests/bench/scale_model.py --out docs/benchmarks
 
 # Figures of docs/page.md.
 bench-page: page $(VENV)/.installed-dev ## the live page in Chromium: first mask, ms a frame, bytes (ROUNDS)

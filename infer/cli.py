@@ -13,7 +13,16 @@ from typing import Any
 
 import click
 
-from preprocess.command import HELP, VERSION, DefaultsTo, one_line, reports_errors
+from preprocess.command import (
+    ADDRESS,
+    ENGINE,
+    HELP,
+    VERSION,
+    DefaultsTo,
+    one_line,
+    ray_address,
+    reports_errors,
+)
 from preprocess.errors import InputError
 from preprocess.files import MAX_MEGAPIXELS
 
@@ -71,6 +80,8 @@ def main() -> None:
               "a folder or URL of Parquet files. --image may then be a URL, too.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1),
               help="Processes for --parquet.  [default: one a core]")  # fmt: skip
+@ENGINE
+@ADDRESS
 @click.option("--skip-existing", is_flag=True, help="Leave out photos whose results exist.")
 @click.option("--video", type=PATH, hidden=True)
 @click.option("--webcam", type=int, hidden=True)
@@ -80,8 +91,8 @@ def main() -> None:
 def photos(
     context: click.Context, /, images: tuple[str, ...], more: tuple[str, ...], recursive: bool,
     output: Path | None, views: tuple[str, ...], overlay: bool, mask_only: bool,
-    table: Path | None, parquet: str | None, workers: int | None, skip_existing: bool,
-    video: Path | None, webcam: int | None, **common: Any,
+    table: Path | None, parquet: str | None, workers: int | None, engine: str,
+    address: str | None, skip_existing: bool, video: Path | None, webcam: int | None, **common: Any,
 ) -> None:  # fmt: skip
     """Cut out the eyes of photographs: every face, every eye, at the photo's own resolution.
 
@@ -93,6 +104,7 @@ def photos(
     if overlay and mask_only:
         raise InputError("--overlay", "is given together with --mask-only", "Choose one")
     views += ("overlay",) * overlay + ("mask",) * mask_only
+    ray = ray_address(engine, address)
     if parquet:
         others = {"--output": output, "--write": views, "--csv": table, "--json": common["json"],
                   "--skip-existing": skip_existing, "--video": video,
@@ -100,8 +112,9 @@ def photos(
         if given := [name for name, value in others.items() if value]:
             remedy = "Give it alone: it writes rows only, and what is done is skipped anyway"
             raise InputError("--parquet", f"is given together with {given[0]}", remedy)
-    elif workers:
-        raise InputError("--workers", "is for --parquet", "Leave it out: all cores are used")
+    elif workers or ray:
+        name = "--workers" if workers else "--engine"
+        raise InputError(name, "is for --parquet", "Leave it out: all cores are used")
     if video or webcam is not None:  # as before there was a command for it
         if images or more or len(views) > 1:
             raise InputError("--video", "is given together with something else", "Give one")
@@ -111,7 +124,7 @@ def photos(
     if not (images or more):
         raise InputError("--image", "is not given", "Give a photo, a folder or a pattern")
     if parquet:
-        _write_parts([*images, *more], recursive, parquet, workers, **common)
+        _write_parts([*images, *more], recursive, parquet, workers, ray, **common)
         return
     from infer.output import View
     from infer.photos import check_results, find_photos, plan, remove_leftovers
@@ -165,8 +178,8 @@ def _run(jobs: list[Any], table: Path | None, faces: str, **common: Any) -> int:
 
 
 def _write_parts(
-    images: list[str], recursive: bool, out: str, workers: int | None, faces: str,
-    overwrite: bool, model: Path | None, device: str, max_megapixels: float, tune: bool,
+    images: list[str], recursive: bool, out: str, workers: int | None, ray: str | None,
+    faces: str, overwrite: bool, model: Path | None, device: str, max_megapixels: float, tune: bool,
     verbose: bool, **_: Any,
 ) -> None:  # fmt: skip
     """Write Parquet files; exit code 2 if a photograph failed, in this run or an earlier one."""
@@ -176,7 +189,7 @@ def _write_parts(
 
     config = PartsConfig(place(out), model, device, _faces(faces), max_megapixels)
     said = time.monotonic()
-    for count, total in write_parts(config, images, recursive, workers, overwrite):
+    for count, total in write_parts(config, images, recursive, workers, overwrite, ray):
         if time.monotonic() - said > _SECONDS:
             said = time.monotonic()
             click.echo(f"{count.photos} of {total} photos", err=True)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, astuple, dataclass
 from functools import lru_cache, partial
 from itertools import chain, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from infer.predictor import Faces, Predictor
 from infer.record import COLUMNS, eye_rows
 from infer.run import predict_file, remark
 from preprocess import __version__
+from preprocess.engine import on_ray
 from preprocess.errors import InputError
-from preprocess.files import MAX_MEGAPIXELS, atomic_file, locked, read_file, remove_unfinished
+from preprocess.files import LOCK, MAX_MEGAPIXELS, atomic_file, locked, read_file, remove_unfinished
 from preprocess.plan import samples_per_shard
 from preprocess.runtime import in_processes
 from preprocess.storage import Place, Remote, each, place
@@ -126,7 +128,7 @@ def cut(photos: Iterable[str], facts: dict[str, Any]) -> dict[str, Part]:
 
 def write_parts(
     config: PartsConfig, inputs: list[str], recursive: bool = False, workers: int | None = None,
-    overwrite: bool = False,
+    overwrite: bool = False, ray: str | None = None,
 ) -> Iterator[tuple[Count, int]]:  # fmt: skip
     """Do the parts that are missing; yield what is done so far, and how many photographs there are.
 
@@ -138,6 +140,8 @@ def write_parts(
         Processes; None takes one a core, 1 works in this one.
     overwrite
         Whether parts of other photographs, weights or settings may be removed.
+    ray
+        Address of a Ray cluster that does the work, "local" to start one; None: processes here.
 
     Raises
     ------
@@ -154,7 +158,13 @@ def write_parts(
         missing = [part for name, part in parts.items() if name not in done]
         count = sum(done.values(), Count())
         yield count, total
-        for one in in_processes(partial(write_part, config, facts), missing, workers):
+        job = partial(write_part, config, facts)
+        work = in_processes(job, missing, workers)
+        if ray:
+            places = [config.out / LOCK, *map(place, inputs)]
+            shared = [path for path in places if isinstance(path, Path) and path.exists()]
+            work = on_ray(job, missing, workers, ray, attrgetter("name"), shared)
+        for one in work:
             count += one
             yield count, total
 

@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from preprocess.command import HELP, VERSION, DefaultsTo, reports_errors
+from preprocess.command import (
+    ADDRESS,
+    ENGINE,
+    HELP,
+    VERSION,
+    DefaultsTo,
+    ray_address,
+    reports_errors,
+)
 from preprocess.files import MAX_MEGAPIXELS
 from preprocess.storage import place
 
@@ -40,8 +48,8 @@ def main() -> None:
 @click.option("--split", type=_SPLIT, help="Put all into one split, whatever the official rule.")
 @_WORKERS
 @click.option("--slice", "part", metavar="N/COUNT", help="Pack a part; a run without ends them.")
-@click.option("--engine", type=click.Choice(["processes", "ray"]), default="processes")
-@click.option("--address", help="A running Ray cluster: HOST:PORT or auto.  [default: a local one]")
+@ENGINE
+@ADDRESS
 @click.option("--update", is_flag=True, help="Replace a pack of other photographs or settings.")
 @click.option("--overwrite", is_flag=True, help="Also redo what is damaged or was dropped.")
 @click.option(
@@ -58,7 +66,6 @@ def pack(
     tune: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Pack a data set; continues after an interruption, redoes only what changed."""
-    from preprocess.errors import require
     from preprocess.manifest import MANIFEST_FILE, PackSettings
     from preprocess.pack import PackConfig, pack_slice
     from preprocess.pack import pack as run
@@ -67,10 +74,9 @@ def pack(
     settings = PackSettings(**{name: value for name, value in given.items() if value is not None})
     click.echo(tune_process(tune), err=True)
     root = place(out)
-    require(engine == "ray" or address is None, "--address", f"is {address}", "--engine ray too")
     config = PackConfig(
         place(source), root, settings, split, workers, overwrite, update, max_megapixels,
-        ray=(address or "local") if engine == "ray" else None,
+        ray=ray_address(engine, address),
     )  # fmt: skip
     if part is not None:
         done = pack_slice(config, *_number_and_count(part))

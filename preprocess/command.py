@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 import click
 
 from preprocess import __version__
-from preprocess.errors import InputError
+from preprocess.errors import InputError, require
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +34,16 @@ class DefaultsTo(click.Group):
 
 HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 VERSION = click.version_option(__version__, "--version")
+
+ENGINE = click.option("--engine", type=click.Choice(["processes", "ray"]), default="processes")
+ADDRESS = click.option("--address", help="A running Ray cluster: HOST:PORT or auto.  "
+                       "[default: a local one]")  # fmt: skip
+
+
+def ray_address(engine: str, address: str | None) -> str | None:
+    """Return where Ray is, "local" if it has to be started, None if it is not the engine."""
+    require(engine == "ray" or address is None, "--address", f"is {address}", "--engine ray too")
+    return (address or "local") if engine == "ray" else None
 
 
 def one_line(text: object) -> str:
