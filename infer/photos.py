@@ -77,7 +77,7 @@ def photos_in(folder: Place, recursive: bool = False) -> Iterator[str]:
     """
     if isinstance(folder, Remote):
         depth = folder.count("/") + 1
-        inside: Iterable[str] = (p for p in folder.walk() if recursive or p.count("/") == depth)
+        inside: Iterable[str] = (p for p, *_ in folder.walk() if recursive or p.count("/") == depth)
     elif recursive:
         inside = (str(Path(path, name)) for path, _, names in os.walk(folder) for name in names)
     else:  # a folder that is named like a photograph is an error by and by

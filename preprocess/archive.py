@@ -47,9 +47,11 @@ class Member:
             raise DecodeError(source / self.name, problem, "Give a picture in a smaller format")
         if self.in_zip:
             return self._read_zip(source)
-        assert isinstance(source, Path), "in storage there are zips only"
+        path = source / self.name
         try:
-            return (source / self.name).read_bytes()
+            if isinstance(path, Remote):
+                return path.read_range(0, self.size)
+            return path.read_bytes()
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
             raise UnreadError(source / self.name, problem, "Check the file") from None
@@ -113,7 +115,7 @@ def list_members(source: Place, keep: Callable[[str], bool]) -> list[tuple[str, 
     A zip may hold a path twice.
     """
     if isinstance(source, Remote):
-        found = _list_zip(source, keep)
+        found = _list_zip(source, keep) if source.exists() else _list_objects(source, keep)
     elif source.is_dir():
         found = _list_folder(source, keep)
     elif source.is_file():
@@ -124,8 +126,6 @@ def list_members(source: Place, keep: Callable[[str], bool]) -> list[tuple[str, 
 
 
 def _list_zip(archive: Place, keep: Callable[[str], bool]) -> Iterator[tuple[str, Member]]:
-    if isinstance(archive, Remote) and not archive.exists():
-        raise InputError(archive, "is no object", "In storage, give a zip: s3://bucket/faces.zip")
     try:
         with archive.open("rb", buffering=0 if isinstance(archive, Remote) else -1) as file:
             with zipfile.ZipFile(file) as opened:
@@ -174,3 +174,14 @@ def _list_folder(root: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str,
                 elif keep(name) and entry.is_file():
                     stat = entry.stat()
                     yield name, Member(name, stat.st_size, stat.st_mtime)
+
+
+def _list_objects(root: Remote, keep: Callable[[str], bool]) -> Iterator[tuple[str, Member]]:
+    found = False
+    for path, size, modified in root.walk():
+        found, name = True, path.removeprefix(f"{root}/")
+        if not any(part.startswith(".") for part in name.split("/")) and keep(name):
+            yield name, Member(name, size, modified)
+    if not found:
+        remedy = "Give the URL of a zip, or of a folder with photographs and masks"
+        raise InputError(root, "is no zip, and no object is below it", remedy)

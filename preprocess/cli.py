@@ -38,7 +38,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--data", "source", required=True, help="Folder, zip, or URL of a zip.")
+@click.option("--data", "source", required=True, help="Folder or zip, or the URL of one.")
 @click.option("--out", default="shards", help="Folder or URL for shards and manifest.")
 # The defaults of these four are those of `preprocess.manifest.PackSettings`; the help repeats them.
 @click.option("--size", type=int, help="Side of the packed square in pixels.  [default: 256]")

@@ -104,15 +104,18 @@ class Remote(str):
             if fnmatchcase(name, pattern):
                 yield self / name
 
-    def walk(self) -> Iterator[Remote]:
-        """Yield all objects below this folder in the order of their names, a page at a time."""
+    def walk(self) -> Iterator[tuple[Remote, int, float]]:
+        """Yield all objects below this folder in the order of their names, a page at a time.
+
+        Each with its size in bytes, and when it was written, in seconds since the epoch.
+        """
         bucket, last = "/".join(self.split("/", 3)[:3]), ""
         while page := self._call("list", offset=last or None, chunk_size=_PAGE):
             for facts in page:
                 if facts["path"] <= last:
                     raise InputError(self, "is not listed in order", "Expected a plain S3 bucket")
                 last = facts["path"]
-                yield Remote(f"{bucket}/{last}")
+                yield Remote(f"{bucket}/{last}"), facts["size"], facts["last_modified"].timestamp()
 
     def _call(self, function: str, expected: int | None = None, **arguments: Any) -> Any:
         """Call a function of obstore, again if it fails; an `InputError` if it fails for good."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from preprocess import storage
 from preprocess.manifest import PackSettings
 from preprocess.pack import PackConfig, pack
 from preprocess.runtime import tune_process
@@ -145,3 +146,15 @@ def proxy(server: type[Proxy]) -> Iterator[type[Proxy]]:
     server.faults, server.seen = (), Counter()
     yield server
     server.faults = ()
+
+
+@pytest.fixture(params=["500 503", "cut", "short", "slow"])
+def faults(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, ...]]:
+    """Return what the server of `proxy` does wrong, once each."""
+    if request.param == "slow":
+        monkeypatch.setitem(storage._CLIENT, "read_timeout", "300ms")
+    storage._store.cache_clear()
+    yield tuple(request.param.split())
+    storage._store.cache_clear()

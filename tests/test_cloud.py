@@ -4,23 +4,20 @@ import json
 import subprocess
 import sys
 import time
-import zipfile
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import common
 import numpy as np
 import pytest
-from common import IMAGES, Patch, fails, files, loaded, tiny
+from common import Patch, fails, files, loaded, tiny
 from s3 import KEY, SECRET, Proxy, objects
 
 from preprocess import storage
-from preprocess.celebamask import read_plan
 from preprocess.check import check
 from preprocess.cli import main
-from preprocess.errors import DecodeError, InputError
+from preprocess.errors import InputError
 from preprocess.manifest import Manifest, PackSettings
 from preprocess.pack import PackConfig, pack
 from preprocess.storage import Remote, place
@@ -31,15 +28,6 @@ from train.split import Split
 call = partial(common.call, main)
 SETTINGS = PackSettings(size=64, samples_per_shard=8)
 SMALL = ("--samples-per-shard", 8, "--workers", 1)
-
-
-@pytest.fixture(params=["500 503", "cut", "short", "slow"])
-def faults(request: pytest.FixtureRequest, monkeypatch: Patch) -> Iterator[tuple[str, ...]]:
-    if request.param == "slow":
-        monkeypatch.setitem(storage._CLIENT, "read_timeout", "300ms")
-    storage._store.cache_clear()
-    yield tuple(request.param.split())
-    storage._store.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -86,77 +74,6 @@ def test_packs_here_and_there_are_one_pool(bucket: Remote, pack_root: Path) -> N
     wanted = [[one.jpg for one in local.read(rows % 20)] for rows in batches]
     assert [[one.jpg for one in batch] for batch in split.read_batches(batches)] == wanted
     assert [one.jpg for one in split.read(batches[0])] == wanted[0]
-
-
-@pytest.fixture(scope="module")
-def zipped(server: type[Proxy], faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The faces in a zip, here and as s3://faces/faces.zip; half of them with a long header."""
-    path = tmp_path_factory.mktemp("zip") / "faces.zip"
-    with zipfile.ZipFile(path, "w") as file:
-        for number, photo in enumerate(sorted(p for p in faces.rglob("*") if p.is_file())):
-            entry = zipfile.ZipInfo(photo.relative_to(faces).as_posix())
-            entry.compress_type = zipfile.ZIP_DEFLATED if number % 3 else zipfile.ZIP_STORED
-            entry.extra = b"\xfe\xca\xc8\0" + bytes(200) if number % 2 else b""
-            file.writestr(entry, photo.read_bytes())
-    Remote("s3://faces/faces.zip").put(path)
-    return path
-
-
-def test_a_zip_there_gives_the_pack_of_the_zip_here_and_is_read_by_range(
-    zipped: Path, proxy: type[Proxy], tmp_path: Path
-) -> None:
-    for data, out in ((zipped, "here"), ("s3://faces/faces.zip", "there")):
-        done = call("--data", data, "--out", tmp_path / out, "--size", 64, *SMALL)
-        assert done.exit_code == 0, done.output
-    assert files(tmp_path / "there") == files(tmp_path / "here")
-    parts = [request for request in proxy.seen.elements() if "faces.zip bytes=" in request]
-    with zipfile.ZipFile(zipped) as file:
-        long = [entry for entry in file.infolist() if entry.extra]
-        most = len(file.infolist()) + len(long) + 10
-    assert len(long) > 20
-    assert len(parts) < most, "a member is a request, or two"
-    assert not any(r.startswith("GET") and r.endswith("faces.zip ") for r in proxy.seen)
-
-
-def test_a_zip_survives_what_a_network_does_now_and_then(
-    faults: tuple[str, ...], zipped: Path, proxy: type[Proxy], monkeypatch: Patch
-) -> None:
-    monkeypatch.setattr(proxy, "where", "faces.zip")
-    source, proxy.faults = Remote("s3://faces/faces.zip"), (*faults, "")
-    first, second = (sample.members for sample in read_plan(source).samples[:2])
-    for member in first:
-        assert member.read(source) == member.read(zipped)
-    proxy.faults, proxy.seen = faults, Counter()
-    with pytest.raises(InputError, match=r"faces.zip: cannot be reached \(5 tries; ") as info:
-        second[0].read(source)
-    assert not isinstance(info.value, DecodeError), "it must not be taken for a bad photograph"
-    assert list(proxy.seen.values()) == [5]
-
-
-def test_zips_there_that_cannot_be_used_are_one_line(
-    zipped: Path, proxy: type[Proxy], tmp_path: Path
-) -> None:
-    whole = zipped.read_bytes()
-    for name, content in (("empty", b""), ("text", b"PK" * 5000), ("half", whole[:-9000])):
-        (broken := Remote(f"s3://faces/{name}.zip")).put(content)
-        fails(call("--data", broken, "--out", tmp_path), f"{broken}: is no zip (")
-    fails(call("--data", "s3://faces/pack", "--out", tmp_path), "s3://faces/pack: is no object")
-
-
-def test_a_member_past_the_end_is_left_out_and_asked_for_by_nobody(
-    zipped: Path, proxy: type[Proxy], tmp_path: Path
-) -> None:
-    data = bytearray(zipped.read_bytes())
-    at = data.rfind(f"{IMAGES}/7.jpg".encode()) - 46  # of its entry in the list
-    assert data[at : at + 4] == b"PK\1\2"
-    data[at + 42 : at + 46] = (len(data) - 50).to_bytes(4, "little")
-    Remote("s3://faces/odd.zip").put(bytes(data))
-    proxy.seen = Counter()
-    report = pack(PackConfig(Remote("s3://faces/odd.zip"), tmp_path, SETTINGS, workers=1))
-    (row,) = report.manifest.dropped
-    assert row.key == "00007"
-    assert "is damaged in the zip" in row.reason
-    assert max(count for request, count in proxy.seen.items() if "bytes=" in request) == 1
 
 
 def test_samples_are_read_by_range(bucket: Remote, proxy: type[Proxy]) -> None:

@@ -1,6 +1,7 @@
 """Photographs and their rows in object storage: the server of `s3`, which can misbehave."""
 
 import shutil
+from datetime import datetime
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -175,6 +176,8 @@ def test_what_holds_no_photo_is_one_line(
 
 
 def test_a_list_that_is_not_in_order_is_refused(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(Remote, "_call", lambda *_, **__: [{"path": "b.jpg"}, {"path": "a.jpg"}])
+    facts = {"size": 1, "last_modified": datetime.now()}
+    page = [{"path": "b.jpg"} | facts, {"path": "a.jpg"} | facts]
+    monkeypatch.setattr(Remote, "_call", lambda *_, **__: page)
     with pytest.raises(InputError, match="s3://faces: is not listed in order"):
         list(Remote("s3://faces").walk())
