@@ -160,7 +160,7 @@ test-page: page $(VENV)/.installed-dev ## the live page in Chromium (Debian: apt
 	$(PY) -m pytest tests/page
 
 test-cloud: $(VENV)/.installed-cloud ## packs and photos in object storage, against a server on loopback
-	$(PY) -m pytest tests/test_cloud.py tests/test_cloud_photos.py
+	$(PY) -m pytest tests/test_cloud.py tests/test_cloud_photos.py tests/test_cloud_source.py
 
 test-ray: $(VENV)/.installed-ray ## packing on Ray, on a cluster of this machine
 	$(PY) -m pytest tests/on_ray
