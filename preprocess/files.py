@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints
 
 from preprocess.errors import InputError
@@ -106,7 +105,7 @@ def locked(folder: Place, name: str = LOCK, *, shared: bool = False) -> Iterator
         yield
 
 
-def write_json(path: Path, content: object) -> None:
+def write_json(path: Place, content: object) -> None:
     """Write JSON for people and programs; what JSON does not know becomes text."""
     with atomic_file(path) as file:
         file.write(json.dumps(content, indent=2, default=str).encode() + b"\n")

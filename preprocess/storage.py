@@ -92,6 +92,11 @@ class Remote(str):
         """Put a whole object: it is there when all of it is."""
         self._call("put", file=content, use_multipart=False)
 
+    def rename(self, other: Remote) -> None:
+        """Give the object another name: it is copied, then deleted."""
+        other.put(self.read_bytes())
+        self.unlink()
+
     def unlink(self, missing_ok: bool = True) -> None:
         """Delete the object, if it is there."""
         with suppress(FileNotFoundError):  # S3 does not mind, Google's storage does

@@ -11,18 +11,23 @@ from pathlib import Path
 import common
 import numpy as np
 import pytest
+import torch
 from common import Patch, fails, files, loaded, tiny
 from s3 import KEY, SECRET, Proxy, objects
 
+import train.cli
 from preprocess import storage
 from preprocess.check import check
 from preprocess.cli import main
 from preprocess.errors import InputError
+from preprocess.files import LOCK
 from preprocess.manifest import Manifest, PackSettings
 from preprocess.pack import PackConfig, pack
 from preprocess.storage import Remote, place
+from train.checkpoint import MODEL_FILE, Checkpoint
 from train.evaluate import evaluate_checkpoint
 from train.loop import fit
+from train.run_folder import read_run
 from train.split import Split
 
 call = partial(common.call, main)
@@ -208,3 +213,26 @@ def test_paths_stay_paths_and_load_no_obstore(pack_root: Path) -> None:
     assert [place("a/b"), place("C:\\faces")] == [Path("a/b"), Path("C:\\faces")]
     used = loaded("preprocess", "show", "--shards", pack_root, "--out", pack_root.parent / "p.png")
     assert "obstore" not in used
+
+
+def test_a_run_kept_there_is_resumed_from_there_and_an_earlier_one_set_aside(
+    server: type[Proxy], pack_root: Path, tmp_path: Path
+) -> None:
+    """The history is that of a run on disk; `compare` reads both."""
+    there, here = Remote("s3://faces/run"), tmp_path / "run"
+    for out in (there, here):
+        fit(tiny(pack_root, out, epochs=1))
+        fit(tiny(pack_root, out, epochs=2), resume=True)
+    wanted = Checkpoint.load(here / MODEL_FILE)
+    (_, ours), (_, theirs) = read_run(there), read_run(here)
+    assert [record.loss for record in ours] == [record.loss for record in theirs]
+    assert all(map(torch.equal, Checkpoint.load(there / MODEL_FILE).weights.values(),
+                   wanted.weights.values()))  # fmt: skip
+    names = set(objects(there))
+    assert names == {path.name for path in here.iterdir() if path.name != LOCK}
+    done = common.call(train.cli.main, "compare", there, here, "--output", tmp_path / "plot.png")
+    assert str(there) in done.output
+    fit(tiny(pack_root, there, epochs=1))
+    assert {f"previous-001/{name}" for name in names} <= set(objects(there))
+    with pytest.raises(InputError, match=r"s3://faces/run/.*lr=.*Use the same settings"):
+        fit(tiny(pack_root, there, epochs=2, lr=0.5), resume=True)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from preprocess.errors import InputError
 from preprocess.files import atomic_file, file_sha256, from_fields
 from preprocess.mask import LABELS
+from preprocess.storage import Place
 from train.calibration import Calibrated, Correction
 from train.config import ModelConfig
 from train.model import InputSpec, UNet, to_channels_last
@@ -108,7 +109,7 @@ class Checkpoint:
         for numbers in (self.calibration, self.weights, self.training.get("model", {})):
             _check_finite(numbers)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Place) -> None:
         """Write a checkpoint, whole or not at all."""
         content = self.facts() | {"weights": self.weights, "training": self.training}
         with atomic_file(path) as file, BytesIO() as buffer:
@@ -116,7 +117,7 @@ class Checkpoint:
             file.write(buffer.getbuffer())
 
     @classmethod
-    def load(cls, path: Path, sha256: str | None = None) -> Checkpoint:
+    def load(cls, path: Place, sha256: str | None = None) -> Checkpoint:
         """Read a checkpoint or an export; its checksum, if it is known, before anything else.
 
         Raises
@@ -124,7 +125,7 @@ class Checkpoint:
         InputError
             If the file is missing, damaged, changed, or no model of this program.
         """
-        if not path.is_file():
+        if not (path.is_file() if isinstance(path, Path) else path.exists()):
             remedy = "Train one first: `make train`, or name another with --model"
             raise InputError(path, "does not exist", remedy)
         try:
@@ -166,12 +167,12 @@ class Checkpoint:
         return Calibrated(network or self.network(), correction).eval()
 
 
-def _read(path: Path) -> Any:
+def _read(path: Place) -> Any:
     """Return the facts, weights and training state of a file; whatever it is, no code runs."""
-    if path.suffix != EXPORT_SUFFIX:
-        with warnings.catch_warnings():
+    if not str(path).endswith(EXPORT_SUFFIX):
+        with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -191,12 +192,12 @@ def _check_finite(values: dict[str, Any]) -> None:
             raise ValueError(f"{name} is not finite")
 
 
-def epoch_file(output: Path, epoch: int) -> Path:
+def epoch_file(output: Place, epoch: int) -> Place:
     """Return the path of the training checkpoint after `epoch` epochs."""
     return output / f"model_checkpoint_epoch_{epoch}.pth"
 
 
-def epoch_files(output: Path) -> list[Path]:
+def epoch_files(output: Place) -> list[Place]:
     """List the training checkpoints of a run, oldest first."""
     found = {
         int(match[1]): path

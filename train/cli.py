@@ -65,7 +65,8 @@ def main() -> None:
 @click.option("--weight", "weights", type=float, multiple=True,
               help="How often an epoch shows each sample of a pack, in the order of --shards.  "
                    "[default: 1]")  # fmt: skip
-@click.option("--output", type=PATH, help="Folder for model, history, plots.  [default: output]")
+@click.option("--output", metavar="FOLDER",
+              help="Folder or URL for model, history, plots.  [default: output]")  # fmt: skip
 @click.option("--preset", type=click.Choice(list(PRESETS)),
               help="Other defaults: one set in squares of 256 (recipe), several in squares of 384 "
                    "(closer), or the fewest seconds (fast).")  # fmt: skip
@@ -76,7 +77,7 @@ def main() -> None:
                    "[default: 1]")  # fmt: skip
 @click.option("--lr", type=float, help="Peak learning rate.  [default: 0.005]")
 @click.option("--seed", type=int, help="[default: 0]")
-@click.option("--init", type=PATH, help="Begin with the weights of this model.")
+@click.option("--init", metavar="MODEL", help="Begin with the weights of this model.")
 @click.option("--augment", "changes", multiple=True, metavar="NAME=[P:]STRENGTH|off",
               help="Change one augmentation, e.g. blur=off, rotation=30, jpeg=0.3:60, "
                    "crop=0.5x0.625; or all of them: off.")  # fmt: skip
@@ -99,6 +100,7 @@ def fit(
     settings = PRESETS[preset] if preset else {}
     settings = settings | {name: value for name, value in given.items() if value is not None}
     augment = settings.pop("augment", AugmentConfig()).with_changes(changes)
+    settings |= {name: place(settings[name]) for name in ("output", "init") if name in settings}
     config = TrainConfig(tuple(map(place, shards)), weights=weights, augment=augment, **settings)
     result = run(config, resume=resume)
     f1 = f"{result.judged_by} F1 {result.best.val_f1:.4f}"
@@ -155,15 +157,15 @@ def _evaluate(
 
 
 @main.command()
-@click.argument("runs", nargs=-1, required=True, type=PATH)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--output", type=PATH, default=Path("compare.png"), show_default=True,
               help="Plot to write.")  # fmt: skip
 @reports_errors
-def compare(runs: tuple[Path, ...], output: Path) -> None:
+def compare(runs: tuple[str, ...], output: Path) -> None:
     """Show runs, by their folders, as a table and a plot: figures, and what they differ in."""
     from train.report import compare as run
 
-    click.echo(run(runs, output))
+    click.echo(run([*map(place, runs)], output))
     click.echo(f"written: {output}")
 
 

@@ -180,14 +180,14 @@ class TrainConfig:
     """A whole run; docs/training.md says more of each setting."""
 
     shards: Place | tuple[Place, ...]  # a pack, or several
-    output: Path = Path("output")
+    output: Place = Path("output")
     weights: tuple[float, ...] = ()  # how often an epoch shows each pack's samples; empty: once
     epochs: int = 25
     batch: int = 16  # samples in a step, of all processes together
     accumulate: int = 1  # parts of a step: a process computes one after the other
     lr: float = 5e-3  # peak rate of AdamW; the filters' is a multiple of it (train.optimizer)
     seed: int = 0  # decides first weights, order and augmentation
-    init: Path | None = None  # weights to begin with
+    init: Place | None = None  # weights to begin with
     device: str = "auto"
     amp: str = "auto"
     loader: str = "auto"

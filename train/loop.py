@@ -8,7 +8,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from preprocess.errors import InputError
 from preprocess.files import from_fields, locked, remove_unfinished, write_json
 from preprocess.manifest import Manifest, SplitRecord
+from preprocess.storage import Place
 from train.augment import AugmentedEpoch, needs_eyes
 from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file, source_of_this_code
 from train.config import TrainConfig
@@ -52,7 +52,7 @@ _PLOT_SECONDS = 20.0  # redraw the history at most so often
 class TrainResult:
     """Outcome of a run."""
 
-    model_path: Path  # the best epoch's weights
+    model_path: Place  # the best epoch's weights
     best: EpochRecord
     history: tuple[EpochRecord, ...]
     judged_by: str  # the split of the figures: val or, if it is empty, train
@@ -225,14 +225,14 @@ def _fit(
 
 
 def _save(
-    output: Path, saved: Checkpoint, history: tuple[EpochRecord, ...], best: int, plot: bool
+    output: Place, saved: Checkpoint, history: tuple[EpochRecord, ...], best: int, plot: bool
 ) -> None:
     save_epoch(output, saved, history, best)
     if plot:
         plot_history(history, output / HISTORY_PLOT)
 
 
-def _go_on(step: TrainStep, checkpoint: Checkpoint, output: Path) -> list[EpochRecord]:
+def _go_on(step: TrainStep, checkpoint: Checkpoint, output: Place) -> list[EpochRecord]:
     """Bring a run to where it stopped; return its history."""
     try:
         step.load_state_dict(checkpoint.training, checkpoint.weights)
@@ -265,7 +265,7 @@ def _first_model(config: TrainConfig, spec: InputSpec, device: torch.device, beg
 
 
 def _not_finite(
-    place: dict[str, float], recent: list[tuple[Rows, Tensor]], train: Split, output: Path,
+    place: dict[str, float], recent: list[tuple[Rows, Tensor]], train: Split, output: Place,
     processes: Processes,
 ) -> InputError:  # fmt: skip
     """Say which samples the first step without a finite loss was taken on, in a file too."""

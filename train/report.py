@@ -14,6 +14,7 @@ from torch import nn
 
 from preprocess.files import atomic_file, write_json
 from preprocess.grid import GREEN, RED, close_up, grid, outline, save_png
+from preprocess.storage import Place
 from train.data import Loader
 from train.evaluate import Evaluation, EvaluationRun
 from train.run_folder import EpochRecord, read_run
@@ -22,7 +23,7 @@ from train.stress import STRENGTHS, StressReport
 
 
 @contextmanager
-def _plot(path: Path, width: float, height: float, columns: int = 1) -> Iterator[list[Any]]:
+def _plot(path: Place, width: float, height: float, columns: int = 1) -> Iterator[list[Any]]:
     """Yield axes side by side; then give them a grid and a legend, and write the plot."""
     from matplotlib.figure import Figure
 
@@ -37,7 +38,7 @@ def _plot(path: Path, width: float, height: float, columns: int = 1) -> Iterator
         figure.savefig(file, format="png", dpi=110)
 
 
-def plot_history(history: Sequence[EpochRecord], path: Path) -> None:
+def plot_history(history: Sequence[EpochRecord], path: Place) -> None:
     """Draw loss, val figures and speed over the epochs."""
     best = max(history, key=lambda record: record.val_f1)
     with _plot(path, 13, 3.6, 3) as (loss, score, speed):
@@ -72,7 +73,7 @@ def save_examples(run: EvaluationRun, folder: Path, name: str, count: int = 16) 
 
 @torch.inference_mode()
 def save_close_ups(
-    model: nn.Module, loader: Loader, rows: Rows, threshold: float, path: Path
+    model: nn.Module, loader: Loader, rows: Rows, threshold: float, path: Place
 ) -> None:
     """Draw close-ups of samples, each beside truth (green) and prediction (red), with the IoU."""
     pictures, captions = [], []
@@ -158,7 +159,7 @@ def plot_stress(report: StressReport, path: Path) -> None:
         axes.set(xlabel="F1, both eyes merged")
 
 
-def compare(outputs: Sequence[Path], path: Path) -> str:
+def compare(outputs: Sequence[Place], path: Path) -> str:
     """Draw F1 of some runs over time and over epochs; return a table of them.
 
     The table shows each run's best epoch, and the settings in which the runs differ.

@@ -9,6 +9,7 @@ from typing import Any
 
 from preprocess.errors import InputError
 from preprocess.files import atomic_file, from_fields
+from preprocess.storage import Place
 from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file, epoch_files
 
 HISTORY_FILE = "history.jsonl"
@@ -50,11 +51,11 @@ class EpochRecord:
         )
 
 
-def read_run(output: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
+def read_run(output: Place) -> tuple[dict[str, Any], list[EpochRecord]]:
     """Return the settings and the history that a run left; an `InputError` if they are damaged."""
     try:
-        settings = _BEFORE | json.loads((output / SETTINGS_FILE).read_text())["settings"]
-        lines = (output / HISTORY_FILE).read_text().splitlines()
+        settings = _BEFORE | json.loads((output / SETTINGS_FILE).read_bytes())["settings"]
+        lines = (output / HISTORY_FILE).read_bytes().splitlines()
         history = [from_fields(EpochRecord, json.loads(line)) for line in lines]
         if not history:
             raise ValueError("no epoch is finished")
@@ -64,7 +65,7 @@ def read_run(output: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
     return settings, history
 
 
-def set_aside(output: Path) -> Path | None:
+def set_aside(output: Place) -> Place | None:
     """Move an earlier run's files to ``previous-NNN/``; return that folder (None: no run)."""
     names = (MODEL_FILE, HISTORY_FILE, HISTORY_PLOT, PREDICTIONS_PLOT)
     paths = [path for name in names if (path := output / name).exists()] + epoch_files(output)
@@ -73,15 +74,16 @@ def set_aside(output: Path) -> Path | None:
     for pattern in (SETTINGS_FILE, NON_FINITE_FILE, *_EVALUATION_FILES):
         paths += output.glob(pattern)
     number = 1
-    while (folder := output / f"previous-{number:03d}").exists():
+    while any((folder := output / f"previous-{number:03d}").glob("*")):
         number += 1
-    folder.mkdir()
+    if isinstance(folder, Path):
+        folder.mkdir(exist_ok=True)
     for path in paths:
-        path.rename(folder / path.name)
+        path.rename(folder / path.name)  # type: ignore[arg-type]  # both are of one kind
     return folder
 
 
-def latest_checkpoint(output: Path, decides: dict[str, Any]) -> Checkpoint | None:
+def latest_checkpoint(output: Place, decides: dict[str, Any]) -> Checkpoint | None:
     """Load the newest training checkpoint of a run (None: there is none).
 
     An `InputError` if a setting that decides the weights differs.
@@ -103,7 +105,7 @@ def latest_checkpoint(output: Path, decides: dict[str, Any]) -> Checkpoint | Non
     return checkpoint
 
 
-def restore_best(output: Path, best: int) -> None:
+def restore_best(output: Place, best: int) -> None:
     """Write the model of epoch `best` again, if the model is missing or of another epoch.
 
     A kill can fall between the model and the training checkpoint of an epoch.
@@ -116,7 +118,7 @@ def restore_best(output: Path, best: int) -> None:
 
 
 def save_epoch(
-    output: Path, saved: Checkpoint, history: tuple[EpochRecord, ...], best: int
+    output: Place, saved: Checkpoint, history: tuple[EpochRecord, ...], best: int
 ) -> None:
     """Write what an epoch leaves behind, and delete the checkpoints that are no longer wanted."""
     # The training checkpoint comes last: if the run is killed earlier, it repeats this epoch.
