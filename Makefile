@@ -151,7 +151,7 @@ $(DIST)/index.html: $(VENV)/.installed $(PAGE)/node_modules/.package-lock.json $
 
 # The page's own tests skip unless `make page` built it: they take minutes, and a browser.
 test: lint ## the whole suite, or T=tests/test_mask.py
-	$(PY) -m pytest $(T)
+	$(PY) -m pytest $(or $(T),-n auto --maxprocesses 4 --dist loadfile)
 
 faults: $(VENV)/.installed-dev ## damaged files by the thousand, kills by the hundred (ROUNDS=2000 of each format; SEED)
 	EYES_FUZZ=$(or $(ROUNDS),2000) EYES_SEED=$(or $(SEED),0) EYES_KILLS=280 $(PY) -m pytest tests/faults
