@@ -24,7 +24,7 @@ from preprocess.files import LOCK
 from preprocess.manifest import Manifest, PackSettings
 from preprocess.pack import PackConfig, pack
 from preprocess.storage import Remote, place
-from train.checkpoint import MODEL_FILE, Checkpoint
+from train.checkpoint import MODEL_FILE, Checkpoint, epoch_file
 from train.evaluate import evaluate_checkpoint
 from train.loop import fit
 from train.run_folder import read_run
@@ -234,5 +234,6 @@ def test_a_run_kept_there_is_resumed_from_there_and_an_earlier_one_set_aside(
     assert str(there) in done.output
     fit(tiny(pack_root, there, epochs=1))
     assert {f"previous-001/{name}" for name in names} <= set(objects(there))
+    assert epoch_file(there, 2).name not in objects(there), "moved, not copied"
     with pytest.raises(InputError, match=r"s3://faces/run/.*lr=.*Use the same settings"):
         fit(tiny(pack_root, there, epochs=2, lr=0.5), resume=True)
