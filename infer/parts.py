@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, astuple, dataclass
 from functools import lru_cache, partial
 from itertools import chain, islice
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,10 @@ from infer.predictor import Faces, Predictor
 from infer.record import COLUMNS, eye_rows
 from infer.run import predict_file, remark
 from preprocess import __version__
-from preprocess.engine import on_ray
+from preprocess.engine import by_workers
 from preprocess.errors import InputError
 from preprocess.files import LOCK, MAX_MEGAPIXELS, atomic_file, locked, read_file, remove_unfinished
 from preprocess.plan import samples_per_shard
-from preprocess.runtime import in_processes
 from preprocess.storage import Place, Remote, each, place
 
 try:
@@ -159,12 +157,8 @@ def write_parts(
         count = sum(done.values(), Count())
         yield count, total
         job = partial(write_part, config, facts)
-        work = in_processes(job, missing, workers)
-        if ray:
-            places = [config.out / LOCK, *map(place, inputs)]
-            shared = [path for path in places if isinstance(path, Path) and path.exists()]
-            work = on_ray(job, missing, workers, ray, attrgetter("name"), shared)
-        for one in work:
+        places = (config.out / LOCK, *map(place, inputs))
+        for one in by_workers(job, missing, workers, ray, places):
             count += one
             yield count, total
 

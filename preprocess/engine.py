@@ -12,14 +12,16 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
 from preprocess.errors import InputError, require
-from preprocess.runtime import interrupts_noted, tune_worker, usable_cores
+from preprocess.runtime import in_processes, interrupts_noted, tune_worker, usable_cores
+from preprocess.storage import Place
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,6 +31,21 @@ _LOOK_SECONDS = 0.2  # how often to look for a Ctrl-C
 _ANSWER_SECONDS = 30.0  # for a cluster to answer: `ray.init` would ask for ever
 _STOP_SECONDS = 10.0  # for tasks to end that are told to
 _ADDRESS = re.compile(r"auto|[\w.:\[\]-]+:[0-9]{1,5}", re.ASCII)
+
+
+def by_workers(
+    job: Callable[[T], R], tasks: Sequence[T], workers: int | None, ray: str | None,
+    places: Iterable[Place],
+) -> Iterator[R]:  # fmt: skip
+    """Yield `job` of each task, which has a name, as it is done, by processes or on Ray.
+
+    `ray` is an address as of `on_ray`; None: processes of this machine. All nodes must find the
+    `places` that are on this machine's disk.
+    """
+    if ray is None:
+        return in_processes(job, tasks, workers)
+    shared = [place for place in places if isinstance(place, Path) and place.exists()]
+    return on_ray(job, tasks, workers, ray, attrgetter("name"), shared)
 
 
 def on_ray(

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 from preprocess.celebamask import SPLITS, Dropped, Plan, read_plan
 from preprocess.encode import pack_sample
-from preprocess.engine import on_ray
+from preprocess.engine import by_workers
 from preprocess.errors import DecodeError, InputError, UnreadError, require
 from preprocess.files import (
     LOCK,
@@ -40,7 +39,6 @@ from preprocess.files import (
 )
 from preprocess.manifest import MANIFEST_FILE, EyeCount, Manifest, PackSettings, SplitRecord
 from preprocess.plan import PlannedShard, plan_shards
-from preprocess.runtime import in_processes
 from preprocess.shards import ShardRecord, index_path, put_shard, record_path, writing
 from preprocess.storage import Place, Remote, each
 
@@ -51,7 +49,7 @@ _PART = re.compile(r"eyes-[0-9]{6,}\.(tar|idx|json)")  # the names that packing 
 class PackConfig:
     """What to pack, and where to."""
 
-    source: Place  # folder, zip, or a zip's URL, in a layout of `preprocess.celebamask`
+    source: Place  # folder or zip, or the URL of one, in a layout of `preprocess.celebamask`
     out: Place  # folder, or URL, for the shards and their manifest
     settings: PackSettings = field(default_factory=PackSettings)  # what decides the bytes
     split: str | None = None  # puts everything into this split, whatever the source's rule
@@ -209,10 +207,8 @@ def _pack_shards(config: PackConfig, missing: list[PlannedShard]) -> Iterator[Pa
     job = partial(
         pack_shard, config.source, config.out, config.settings, max_megapixels=config.max_megapixels
     )
-    work = in_processes(job, missing, config.workers)
-    if config.ray:
-        shared = [place for place in (config.source, config.out / LOCK) if isinstance(place, Path)]
-        work = on_ray(job, missing, config.workers, config.ray, attrgetter("name"), shared)
+    places = (config.source, config.out / LOCK)
+    work = by_workers(job, missing, config.workers, config.ray, places)
     total = sum(len(shard.samples) for shard in missing)
     with tqdm(total=total, unit="img", desc="pack", disable=None, smoothing=0.05) as bar:
         for record in work:

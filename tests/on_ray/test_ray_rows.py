@@ -24,7 +24,9 @@ def test_the_rows_are_those_by_processes(
     words = ("--image", small / common.IMAGES, "--no-tune")
     done = call(*words, "--parquet", tmp_path / "here", "--workers", 1)
     assert done.exit_code == 0, done.output
-    monkeypatch.setattr("infer.parts.in_processes", lambda *_: iter([None]))  # must not be asked
+    monkeypatch.setattr(
+        "preprocess.engine.in_processes", lambda *_: iter([None])
+    )  # must not be asked
     done = call(*words, "--parquet", tmp_path / "there", "--engine", "ray")
     assert done.exit_code == 0, done.output
     assert files(tmp_path / "there", ".parquet") == files(tmp_path / "here", ".parquet") != {}
