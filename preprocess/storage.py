@@ -93,8 +93,8 @@ class Remote(str):
         self._call("put", file=content, use_multipart=False)
 
     def rename(self, other: Remote) -> None:
-        """Give the object another name: it is copied, then deleted."""
-        other.put(self.read_bytes())
+        """Give the object another name in its bucket: it is copied there, then deleted."""
+        self._call("copy", to=other.split("/", 3)[3])
         self.unlink()
 
     def unlink(self, missing_ok: bool = True) -> None:

@@ -235,5 +235,8 @@ def test_a_run_kept_there_is_resumed_from_there_and_an_earlier_one_set_aside(
     fit(tiny(pack_root, there, epochs=1))
     assert {f"previous-001/{name}" for name in names} <= set(objects(there))
     assert epoch_file(there, 2).name not in objects(there), "moved, not copied"
+    (export := there / "eyes.safetensors").put(b"...")
+    with pytest.raises(InputError, match="an export is read from a disk"):
+        Checkpoint.load(export)
     with pytest.raises(InputError, match=r"s3://faces/run/.*lr=.*Use the same settings"):
         fit(tiny(pack_root, there, epochs=2, lr=0.5), resume=True)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from preprocess.errors import InputError
 from preprocess.files import atomic_file, file_sha256, from_fields
 from preprocess.mask import LABELS
-from preprocess.storage import Place
+from preprocess.storage import Place, Remote
 from train.calibration import Calibrated, Correction
 from train.config import ModelConfig
 from train.model import InputSpec, UNet, to_channels_last
@@ -175,6 +175,8 @@ def _read(path: Place) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     from safetensors import SafetensorError, safe_open
 
+    if isinstance(path, Remote):
+        raise ValueError("an export is read from a disk: copy it there")
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})[METADATA])
